@@ -1,0 +1,22 @@
+// The only door to OpenMP. Work is split over samples, rows or channels, never over a reduction, so
+// that results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "compress/core/function_ref.h"
+
+namespace compress {
+
+// Threads that parallel_for uses; the machine's by default.
+int thread_count();
+// REQUIRES n >= 1. Also sets what libraries that share the OpenMP pool use.
+void set_thread_count(int n);
+
+// Splits [begin, end) into contiguous ranges whose starts are multiples of `grain` from begin, at
+// most one a thread, and runs them; the caller takes part. Nested calls run in place. The first
+// exception of a body is rethrown when all have ended.
+void parallel_for(int64_t begin, int64_t end, int64_t grain,
+                  FunctionRef<void(int64_t begin, int64_t end)> body);
+
+}  // namespace compress
