@@ -1,0 +1,166 @@
+#include "compress/kernels/gemm_s8/gemm_s8.h"
+
+#include <cassert>
+
+#include "compress/kernels/gemm_s8/gemm_s8_driver.h"
+
+namespace compress::kernels {
+namespace {
+
+constexpr const GemmS8Kernel* kKernels[] = {&kGemmS8Avx512Vnni, &kGemmS8Avx2, &kGemmS8Ref};
+
+// Below this many multiplications a second thread costs more than it brings.
+constexpr int64_t kParallelWork = 1 << 18;
+
+int32_t weight_at(const GemmS8Weights& w, int64_t k, int64_t n) {
+  const int64_t at = w.transposed ? n * w.ld + k : k * w.ld + n;
+  // As s8: u8 values and their zero points both lose 128.
+  return w.is_signed ? static_cast<const int8_t*>(w.data)[at]
+                     : static_cast<const uint8_t*>(w.data)[at] - 128;
+}
+
+int32_t zero_point_at(const GemmS8Weights& w, int64_t n) {
+  const int64_t at = w.zero_point_per_column ? n : 0;
+  if (w.is_signed) return w.zero_point ? static_cast<const int8_t*>(w.zero_point)[at] : 0;
+  return (w.zero_point ? static_cast<const uint8_t*>(w.zero_point)[at] : 0) - 128;
+}
+
+}  // namespace
+
+std::span<const GemmS8Kernel* const> gemm_s8_kernels() noexcept { return kKernels; }
+
+const GemmS8Kernel& best_gemm_s8() noexcept {
+  for (const GemmS8Kernel* kernel : kKernels) {
+    if (kernel->isa <= active_isa()) return *kernel;
+  }
+  return kGemmS8Ref;
+}
+
+size_t PackedGemmS8::bytes() const {
+  const int64_t tables = padded_n() * (b_zero ? 8 : 4);
+  return static_cast<size_t>(padded_n() / kS8PanelColumns * panel_bytes() + tables);
+}
+
+PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kernel,
+                          int64_t segments) {
+  assert(segments > 0 && weights.k % segments == 0);
+  PackedGemmS8 packed;
+  packed.kernel = &kernel;
+  packed.k = weights.k;
+  packed.n = weights.n;
+  packed.segments = segments;
+  packed.segment_length = weights.k / segments;
+  packed.segment_padded = round_up(packed.segment_length, kernel.k_group);
+  packed.panels = make_aligned<int8_t>(packed.padded_n() / kS8PanelColumns * packed.panel_bytes());
+  packed.column_sum = make_aligned<int32_t>(packed.padded_n());
+  packed.b_zero = make_aligned<int32_t>(packed.padded_n());
+
+  const int64_t group = kernel.k_group;
+  bool any_zero_point = false;
+  for (int64_t first = 0; first < weights.n; first += kS8PanelColumns) {
+    int8_t* panel = packed.panels.get() + first / kS8PanelColumns * packed.panel_bytes();
+    const int64_t width = std::min(kS8PanelColumns, weights.n - first);
+    uint32_t sums[kS8PanelColumns] = {};
+    for (int64_t k = 0; k < weights.k; ++k) {
+      const int64_t at = k / packed.segment_length * packed.segment_padded +
+                         k % packed.segment_length;  // k with the segments padded
+      int8_t* to = panel + at / group * (group * kS8PanelColumns) + at % group;
+      for (int64_t c = 0; c < width; ++c) {
+        const int32_t value = weight_at(weights, k, first + c);
+        to[c * group] = static_cast<int8_t>(value);
+        sums[c] += static_cast<uint32_t>(value);
+      }
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      const int32_t zero = zero_point_at(weights, first + c);
+      packed.b_zero[first + c] = zero;
+      packed.column_sum[first + c] = static_cast<int32_t>(
+          sums[c] - static_cast<uint32_t>(weights.k) * static_cast<uint32_t>(zero));
+      any_zero_point = any_zero_point || zero != 0;
+    }
+  }
+  if (!any_zero_point) packed.b_zero.reset();
+  return packed;
+}
+
+namespace gemm_s8_detail {
+
+Plan make_plan(const PackedGemmS8& weights, int64_t m) noexcept {
+  Plan plan;
+  // An odd number of cache lines: rows that start in the same L1 set would evict one another.
+  int64_t lines = divide_up(weights.segments * weights.segment_padded * weights.kernel->a_bytes,
+                            int64_t{kAlignment});
+  if (lines % 2 == 0) ++lines;
+  plan.row_bytes = lines * static_cast<int64_t>(kAlignment);
+  plan.block_rows = std::clamp(kBlockBytes / plan.row_bytes / kRowMultiple * kRowMultiple,
+                               kRowMultiple, kMaxBlockRows);
+  const int64_t panels = weights.padded_n() / kS8PanelColumns;
+  const int64_t row_units = divide_up(m, kRowMultiple);
+  const bool small = m * weights.n * weights.k < kParallelWork;
+  const int64_t threads = small ? 1 : std::max(1, thread_count());
+  plan.split_rows = row_units >= 2 * threads || row_units >= panels;
+  plan.slots = std::max<int64_t>(1, std::min(threads, plan.split_rows ? row_units : panels));
+  plan.block_rows = std::min(plan.block_rows, round_up(std::max<int64_t>(m, 1), kRowMultiple));
+  plan.table_bytes = round_up(weights.padded_n() * 12, kAlignment);
+  plan.slot_bytes = round_up(plan.block_rows * 4, kAlignment) + plan.block_rows * plan.row_bytes;
+  return plan;
+}
+
+GemmS8Block prepare_block(const PackedGemmS8& weights, const S8Epilogue& epilogue,
+                          int32_t zero_point, void* tables) noexcept {
+  const int64_t n = weights.n, padded = weights.padded_n();
+  int32_t* offset = static_cast<int32_t*>(tables);
+  float* scale = reinterpret_cast<float*>(offset + padded);
+  float* float_bias = scale + padded;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bias = epilogue.bias ? static_cast<uint32_t>(epilogue.bias[i]) : 0;
+    offset[i] = static_cast<int32_t>(bias - static_cast<uint32_t>(zero_point) *
+                                                static_cast<uint32_t>(weights.column_sum[i]));
+  }
+  std::fill(offset + n, offset + padded, 0);
+
+  GemmS8Block block{};
+  block.b = weights.panels.get();
+  block.panel_bytes = weights.panel_bytes();
+  block.groups = weights.groups();
+  block.offset = offset;
+  block.b_zero = weights.b_zero.get();
+  block.output = epilogue.output;
+  block.is_signed = epilogue.is_signed;
+  if (epilogue.output == S8Output::int32) return block;
+  for (int64_t i = 0; i < n; ++i) scale[i] = epilogue.scale[i] * epilogue.scale_factor;
+  std::fill(scale + n, scale + padded, 0.0f);
+  block.scale = scale;
+  if (epilogue.output == S8Output::float32) {
+    // Adding -0 changes no value, not even the sign of a zero.
+    for (int64_t i = 0; i < n; ++i) {
+      float_bias[i] = epilogue.float_bias ? epilogue.float_bias[i] : -0.0f;
+    }
+    std::fill(float_bias + n, float_bias + padded, 0.0f);
+    block.float_bias = float_bias;
+    return block;
+  }
+  block.zero_point = epilogue.zero_point;
+  block.lo = static_cast<float>(epilogue.lo - epilogue.zero_point);
+  block.hi = static_cast<float>(epilogue.hi - epilogue.zero_point);
+  return block;
+}
+
+}  // namespace gemm_s8_detail
+
+size_t gemm_s8_workspace_bytes(const PackedGemmS8& weights, int64_t m) noexcept {
+  return gemm_s8_detail::workspace_bytes(gemm_s8_detail::make_plan(weights, m));
+}
+
+void gemm_s8(const PackedGemmS8& weights, const GemmS8Args& args) noexcept {
+  if (args.m <= 0 || weights.n <= 0) return;
+  const uint8_t flip = args.a_signed ? 0x80 : 0;  // s8 + 128 is a u8
+  const int32_t zero_point = args.a_zero_point + (args.a_signed ? 128 : 0);
+  const uint8_t* a = static_cast<const uint8_t*>(args.a);
+  gemm_s8_detail::run(weights, args.m, args.epilogue, zero_point, args.out, args.ldc,
+                      args.workspace, [&](int64_t row, uint8_t* packed, int32_t* sum) {
+                        weights.kernel->pack_row(a + row * args.lda, weights.k, flip, packed, sum);
+                      });
+}
+
+}  // namespace compress::kernels

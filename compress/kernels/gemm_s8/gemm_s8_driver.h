@@ -1,0 +1,92 @@
+// The loop around the block kernels, shared by gemm_s8 and conv_s8: they differ in where a row of A
+// comes from. Not part of the public interface.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "compress/core/parallel.h"
+#include "compress/kernels/gemm_s8/gemm_s8.h"
+
+namespace compress::kernels::gemm_s8_detail {
+
+// Rows packed together stay in the L2 cache while every panel passes them.
+inline constexpr int64_t kBlockBytes = 192 << 10;
+inline constexpr int64_t kRowMultiple = 6;
+inline constexpr int64_t kMaxBlockRows = 96;
+
+struct Plan {
+  int64_t row_bytes = 0;   // of a packed row
+  int64_t block_rows = 0;  // packed at a time
+  int64_t slots = 1;       // threads
+  bool split_rows = true;
+  int64_t table_bytes = 0;  // column tables, one set for all threads
+  int64_t slot_bytes = 0;
+};
+
+Plan make_plan(const PackedGemmS8& weights, int64_t m) noexcept;
+inline size_t workspace_bytes(const Plan& plan) noexcept {
+  return static_cast<size_t>(plan.table_bytes + plan.slots * plan.slot_bytes);
+}
+
+// Fills everything of a block but its rows, its columns and its output.
+GemmS8Block prepare_block(const PackedGemmS8& weights, const S8Epilogue& epilogue,
+                          int32_t zero_point, void* tables) noexcept;
+
+inline int64_t output_bytes(S8Output output) { return output == S8Output::quantized ? 1 : 4; }
+
+// pack_row(row, packed, sum) packs one row of A. `zero_point` is that of the packed values.
+template <class PackRow>
+void run(const PackedGemmS8& weights, int64_t m, const S8Epilogue& epilogue, int32_t zero_point,
+         void* out, int64_t ldc, void* workspace, const PackRow& pack_row) noexcept {
+  const Plan plan = make_plan(weights, m);
+  uint8_t* memory = static_cast<uint8_t*>(workspace);
+  const GemmS8Block whole = prepare_block(weights, epilogue, zero_point, memory);
+  const int64_t element = output_bytes(epilogue.output);
+  const int64_t panels = weights.padded_n() / kS8PanelColumns;
+  const int64_t row_units = divide_up(m, kRowMultiple);
+
+  auto work = [&](int64_t slot) {
+    int64_t row_begin = 0, row_end = m, panel_begin = 0, panel_end = panels;
+    if (plan.split_rows) {
+      row_begin = std::min(m, row_units * slot / plan.slots * kRowMultiple);
+      row_end = std::min(m, row_units * (slot + 1) / plan.slots * kRowMultiple);
+    } else {
+      panel_begin = panels * slot / plan.slots;
+      panel_end = panels * (slot + 1) / plan.slots;
+    }
+    if (row_begin >= row_end || panel_begin >= panel_end) return;
+    uint8_t* scratch = memory + plan.table_bytes + slot * plan.slot_bytes;
+    int32_t* sums = reinterpret_cast<int32_t*>(scratch);
+    uint8_t* packed = scratch + round_up(plan.block_rows * 4, kAlignment);
+
+    const int64_t column = panel_begin * kS8PanelColumns;
+    GemmS8Block block = whole;
+    block.a = packed;
+    block.a_stride = plan.row_bytes;
+    block.b += panel_begin * block.panel_bytes;
+    block.columns = std::min(weights.n, panel_end * kS8PanelColumns) - column;
+    block.offset += column;
+    if (block.b_zero != nullptr) block.b_zero += column;
+    if (block.scale != nullptr) block.scale += column;
+    if (block.float_bias != nullptr) block.float_bias += column;
+    block.row_sum = sums;
+    block.ldc = ldc;
+    for (int64_t row = row_begin; row < row_end; row += plan.block_rows) {
+      block.rows = std::min(plan.block_rows, row_end - row);
+      for (int64_t r = 0; r < block.rows; ++r) {
+        sums[r] = 0;
+        pack_row(row + r, packed + r * plan.row_bytes,
+                 block.b_zero != nullptr ? sums + r : nullptr);
+      }
+      block.out = static_cast<uint8_t*>(out) + (row * ldc + column) * element;
+      weights.kernel->block(block);
+    }
+  };
+  if (plan.slots == 1) return work(0);
+  parallel_for(0, plan.slots, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) work(slot);
+  });
+}
+
+}  // namespace compress::kernels::gemm_s8_detail

@@ -1,0 +1,57 @@
+// What the driver (gemm_s8.cpp) and the kernels of each instruction set agree on. Plain data only:
+// files with their own ISA flags include it, so nothing here may become a weak symbol.
+#pragma once
+
+#include <cstdint>
+
+#include "compress/kernels/isa.h"
+#include "compress/kernels/s8_epilogue.h"
+
+namespace compress::kernels {
+
+inline constexpr int64_t kS8PanelColumns = 16;
+
+// A block of packed rows times a range of packed panels.
+//
+// Rows: unsigned values (s8 is stored + 128), `a_stride` bytes apart, `groups` groups of k_group
+// values each, zero where K is padded. One byte a value, or two where a_bytes is 2.
+// Panels: 16 columns of s8 (u8 is stored - 128), [groups][16][k_group], zero where padded.
+// Column tables start at the first column and are padded to full panels.
+struct GemmS8Block {
+  const uint8_t* a;
+  int64_t a_stride;
+  int64_t rows;
+  const int8_t* b;
+  int64_t panel_bytes;
+  int64_t groups;
+  int64_t columns;          // of the output; the last panel may be partial
+  const int32_t* offset;    // added to every row: bias and the terms of the zero point of A
+  const int32_t* b_zero;    // null, or the zero points of B, multiplied by
+  const int32_t* row_sum;   //   the sum of each row
+  const float* scale;       // quantized, float32
+  const float* float_bias;  // float32
+  float lo, hi;             // quantized: bounds minus zero_point
+  int32_t zero_point;
+  S8Output output;
+  bool is_signed;
+  void* out;
+  int64_t ldc;  // elements of the output between rows
+};
+
+struct GemmS8Kernel {
+  const char* name;
+  Isa isa;
+  int64_t k_group;  // consecutive k of a column that lie together in a panel
+  int64_t a_bytes;  // bytes of a packed value of A
+  // Packs `length` values of one row, xor `flip`, and pads with zeros to a multiple of k_group.
+  // Where `sum` is given, the packed values are added to it.
+  void (*pack_row)(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* packed,
+                   int32_t* sum) noexcept;
+  void (*block)(const GemmS8Block& block) noexcept;
+};
+
+extern const GemmS8Kernel kGemmS8Ref;
+extern const GemmS8Kernel kGemmS8Avx2;
+extern const GemmS8Kernel kGemmS8Avx512Vnni;
+
+}  // namespace compress::kernels

@@ -1,0 +1,57 @@
+// The oracle: one sum after the other. Arithmetic is modulo 2^32, as vector registers have it.
+#include <cmath>
+
+#include "compress/kernels/gemm_s8/gemm_s8_kernel.h"
+
+namespace compress::kernels {
+namespace {
+
+void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* packed,
+              int32_t* sum) noexcept {
+  for (int64_t k = 0; k < length; ++k) {
+    packed[k] = source[k] ^ flip;
+    if (sum != nullptr) *sum += packed[k];
+  }
+}
+
+void store(const GemmS8Block& p, uint32_t sum, int64_t row, int64_t column) noexcept {
+  const int64_t at = row * p.ldc + column;
+  const int32_t acc = static_cast<int32_t>(sum);
+  if (p.output == S8Output::int32) {
+    static_cast<int32_t*>(p.out)[at] = acc;
+    return;
+  }
+  const float scaled = static_cast<float>(acc) * p.scale[column];
+  if (p.output == S8Output::float32) {
+    static_cast<float*>(p.out)[at] = scaled + p.float_bias[column];
+    return;
+  }
+  // The bounds are integers, so clamping before rounding gives what clamping after it would.
+  float clamped = scaled > p.lo ? scaled : p.lo;
+  clamped = clamped < p.hi ? clamped : p.hi;
+  const int32_t value = static_cast<int32_t>(std::nearbyint(clamped)) + p.zero_point;
+  static_cast<uint8_t*>(p.out)[at] = static_cast<uint8_t>(value);
+}
+
+void block(const GemmS8Block& p) noexcept {
+  for (int64_t column = 0; column < p.columns; ++column) {
+    const int8_t* b = p.b + column / kS8PanelColumns * p.panel_bytes + column % kS8PanelColumns;
+    for (int64_t row = 0; row < p.rows; ++row) {
+      const uint8_t* a = p.a + row * p.a_stride;
+      uint32_t sum = static_cast<uint32_t>(p.offset[column]);
+      for (int64_t k = 0; k < p.groups; ++k) {
+        sum += static_cast<uint32_t>(int32_t{a[k]} * b[k * kS8PanelColumns]);
+      }
+      if (p.b_zero != nullptr) {
+        sum -= static_cast<uint32_t>(p.b_zero[column]) * static_cast<uint32_t>(p.row_sum[row]);
+      }
+      store(p, sum, row, column);
+    }
+  }
+}
+
+}  // namespace
+
+const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_row, block};
+
+}  // namespace compress::kernels

@@ -1,0 +1,30 @@
+// Which instruction set the kernels run on: what the CPU has, or what COMPRESS_ISA forces.
+#pragma once
+
+namespace compress::kernels {
+
+enum class Isa { ref, avx2, avx512vnni };
+
+struct IsaChoice {
+  Isa isa = Isa::ref;           // level of our own kernels
+  const char* name = "ref";     // the level asked for, or the level found
+  const char* error = nullptr;  // why COMPRESS_ISA was refused; isa is then what the CPU has
+  bool forced = false;
+};
+
+// What the CPU and the operating system support, by cpuid and xgetbv.
+Isa detected_isa() noexcept;
+
+// The choice of this process, made once. COMPRESS_ISA is one of ref, avx2, avx512, avx512vnni
+// (avx512 caps oneDNN there; our kernels have no such level and take avx2). A program checks
+// `error` when it starts: an unknown value and a level that the CPU lacks are both refused.
+const IsaChoice& isa_choice() noexcept;
+
+// The rule behind isa_choice(), a pure function for tests. `value` is null where nothing is forced.
+IsaChoice choose_isa(const char* value, Isa detected) noexcept;
+
+inline Isa active_isa() noexcept { return isa_choice().isa; }
+inline bool runs_here(Isa isa) noexcept { return isa <= detected_isa(); }
+const char* isa_name(Isa isa) noexcept;
+
+}  // namespace compress::kernels
