@@ -19,12 +19,16 @@ using Json = nlohmann::ordered_json;
 enum class OptionType { flag, integer, number, text, choice, list };
 
 struct OptionDef {
-  std::string_view name;      // "block-size"
+  std::string_view name;  // "block-size"
   OptionType type;
-  std::string_view fallback;  // the default as it would be written; "" where there is none
-  std::string_view help;      // one line; says what changes and when to change it
+  std::string_view fallback;      // the default as it would be written; "" where there is none
+  std::string_view help;          // one line; says what changes and when to change it
   std::string_view choices = "";  // choice: "a|b|c"; integer and number: "min..max"
 };
+
+// The value as written on a command line, in its JSON type; commas separate the items of a list,
+// except inside brackets. Fails (usage) on wrong types and on values outside the range.
+Json option_from_text(const OptionDef& def, std::string_view text);
 
 // The resolved values of a step. Reading a name that the rows do not declare is a programmer error.
 class Options {
@@ -41,7 +45,7 @@ class Options {
   double number(std::string_view name) const;
   std::string text(std::string_view name) const;  // text and choice
   std::vector<std::string> list(std::string_view name) const;
-  const Json& json() const { return values_; }    // every option with a value, in the rows' order
+  const Json& json() const { return values_; }  // every option with a value, in the rows' order
 
  private:
   Json values_ = Json::object();
