@@ -32,7 +32,8 @@ class NpzReader {
   std::unique_ptr<Impl> impl_;
 };
 
-// Deterministic bytes: members in the order given, no times. `extra` are other members (name, text).
+// Deterministic bytes: members in the order given, no times. `extra` are other members (name,
+// text).
 void write_npz(const std::string& path, const std::vector<NamedTensor>& arrays, bool overwrite,
                const std::vector<std::pair<std::string, std::string>>& extra = {});
 

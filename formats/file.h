@@ -36,8 +36,8 @@ class MappedFile {
 std::string read_file(const std::string& path, uint64_t max_bytes);
 
 // Writes to a temporary beside `path`, locked by flock so that a later run removes only what dead
-// writers left. commit() flushes, syncs, renames and syncs the folder; without it the destructor (or
-// a signal handler through remove_temporaries) removes the temporary.
+// writers left. commit() flushes, syncs, renames and syncs the folder; without it the destructor
+// (or a signal handler through remove_temporaries) removes the temporary.
 class AtomicFile {
  public:
   // Fails (io): the folder is missing, not writable, or `path` is a directory; or `path` exists and

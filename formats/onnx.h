@@ -24,8 +24,8 @@ struct ReadOptions {
 Model read_onnx(const std::string& path, const ReadOptions& options = {});
 
 struct WriteOptions {
-  bool overwrite = false;       // an existing file at `path`
-  bool external_data = false;   // forced; automatic above 2 GB
+  bool overwrite = false;      // an existing file at `path`
+  bool external_data = false;  // forced; automatic above 2 GB
   // Text for metadata_props "compress": what decides the bytes (recipe, seed, hashes).
   std::string provenance;
 };

@@ -25,20 +25,47 @@ std::shared_ptr<void> aligned_memory(uint64_t bytes) {
 template <class Visit>
 bool visit_stored(DType dtype, Visit&& visit) {
   switch (dtype) {
-    case DType::float32: visit(float{}); return true;
-    case DType::float64: visit(double{}); return true;
-    case DType::uint8: visit(uint8_t{}); return true;
-    case DType::int8: visit(int8_t{}); return true;
-    case DType::uint16: visit(uint16_t{}); return true;
-    case DType::int16: visit(int16_t{}); return true;
-    case DType::uint32: visit(uint32_t{}); return true;
-    case DType::int32: visit(int32_t{}); return true;
-    case DType::uint64: visit(uint64_t{}); return true;
-    case DType::int64: visit(int64_t{}); return true;
-    case DType::boolean: visit(bool{}); return true;
-    case DType::float16: visit(Half{}); return true;
-    case DType::bfloat16: visit(BFloat16{}); return true;
-    default: return false;
+    case DType::float32:
+      visit(float{});
+      return true;
+    case DType::float64:
+      visit(double{});
+      return true;
+    case DType::uint8:
+      visit(uint8_t{});
+      return true;
+    case DType::int8:
+      visit(int8_t{});
+      return true;
+    case DType::uint16:
+      visit(uint16_t{});
+      return true;
+    case DType::int16:
+      visit(int16_t{});
+      return true;
+    case DType::uint32:
+      visit(uint32_t{});
+      return true;
+    case DType::int32:
+      visit(int32_t{});
+      return true;
+    case DType::uint64:
+      visit(uint64_t{});
+      return true;
+    case DType::int64:
+      visit(int64_t{});
+      return true;
+    case DType::boolean:
+      visit(bool{});
+      return true;
+    case DType::float16:
+      visit(Half{});
+      return true;
+    case DType::bfloat16:
+      visit(BFloat16{});
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -1,7 +1,7 @@
 // Tensor: dtype, shape and a shared immutable buffer. TensorView: the same over borrowed memory.
 //
-// A buffer is owned, mapped from a file, or deferred: dtype and shape are known and the content is a
-// pure function of its sources, computed when asked for and dropped with the last handle. So a
+// A buffer is owned, mapped from a file, or deferred: dtype and shape are known and the content is
+// a pure function of its sources, computed when asked for and dropped with the last handle. So a
 // quantized model larger than memory is written tensor by tensor.
 #pragma once
 
@@ -81,8 +81,8 @@ class Tensor {
  public:
   Tensor() = default;  // dtype undefined: "no tensor"
 
-  // Uninitialized memory of the tensor's own, 64-byte aligned; fill it through mutable_data() before
-  // the tensor is shared. Fails (unsupported) for strings.
+  // Uninitialized memory of the tensor's own, 64-byte aligned; fill it through mutable_data()
+  // before the tensor is shared. Fails (unsupported) for strings.
   static Tensor allocate(DType dtype, const Shape& shape);
   static Tensor zeros(DType dtype, const Shape& shape);
   template <class T>
@@ -127,12 +127,13 @@ class Tensor {
   // The same elements under another shape of the same count; shares the buffer.
   Tensor reshaped(const Shape& shape) const;
 
-  // Small conveniences for attributes and shape arithmetic. Values of an integer tensor (any integer
-  // or bool type) as int64, or of a float tensor as double. Fail (invalid_model) on other types.
+  // Small conveniences for attributes and shape arithmetic. Values of an integer tensor (any
+  // integer or bool type) as int64, or of a float tensor as double. Fail (invalid_model) on other
+  // types.
   std::vector<int64_t> to_ints() const;
   std::vector<double> to_doubles() const;
-  int64_t to_int() const;      // REQUIRES one element
-  double to_double() const;    // REQUIRES one element
+  int64_t to_int() const;    // REQUIRES one element
+  double to_double() const;  // REQUIRES one element
 
  private:
   DType dtype_ = DType::undefined;
@@ -143,8 +144,8 @@ class Tensor {
   size_t group_index_ = 0;
 };
 
-// Converts element by element between any two of the float, integer and bool types; float to integer
-// truncates as a C cast does after clamping to the type's range (NaN becomes 0).
+// Converts element by element between any two of the float, integer and bool types; float to
+// integer truncates as a C cast does after clamping to the type's range (NaN becomes 0).
 Tensor convert(const Tensor& tensor, DType dtype);
 
 // True where dtype, shape and bytes are equal.

@@ -1,8 +1,9 @@
 // The intermediate representation: flat vectors of values and nodes, edited by five verbs.
 //
-// An id is a slot that is never reused; erasing leaves a tombstone. So a copied graph keeps its ids,
-// and teacher, student, calibration and training graphs are copies that share constants. Uses are
-// maintained by the verbs; execution order is kept between passes and re-sorted, linearly, on demand.
+// An id is a slot that is never reused; erasing leaves a tombstone. So a copied graph keeps its
+// ids, and teacher, student, calibration and training graphs are copies that share constants. Uses
+// are maintained by the verbs; execution order is kept between passes and re-sorted, linearly, on
+// demand.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +60,8 @@ struct Attribute {
 };
 
 // A graph-valued attribute (If, Loop, Scan). `captures` are values of the outer graph that the body
-// reads; the body sees each as the value `inner`. Captures are operands of the node like its inputs,
-// so liveness, dead code and replace_uses see them.
+// reads; the body sees each as the value `inner`. Captures are operands of the node like its
+// inputs, so liveness, dead code and replace_uses see them.
 struct Body {
   std::string attribute;  // "then_branch", "body"
   std::shared_ptr<Graph> graph;
@@ -116,7 +117,7 @@ struct Value {
   bool is_input = false;      // also set for initializers that old models list as inputs
   bool is_capture = false;    // of a body: fed from the outer graph
   bool alive = true;
-  std::string wire;           // the ValueInfoProto as read; kept for what we do not interpret
+  std::string wire;  // the ValueInfoProto as read; kept for what we do not interpret
 
   bool is_constant() const { return static_cast<bool>(constant); }
 };
@@ -160,23 +161,27 @@ class Graph {
   // The constant that operand `slot` of the node is, or nullptr.
   const Tensor* constant_input(const Node& node, size_t slot) const;
   // All nodes so that each comes after what it reads: the order of before where that still holds,
-  // new nodes just before their first reader. Fails (invalid_model) on a cycle.
+  // new nodes just before their first reader. Fails (invalid_model) on a cycle. Editing while
+  // walking over it is safe (erased nodes must be skipped by `alive`) until order() is called
+  // again.
   const std::vector<NodeId>& order() const;
 
   // --- The five verbs ----------------------------------------------------------------------------
   // Appends a node; its outputs are new values. Returns the node; outputs via node(id).outputs.
   NodeId add(NodeSpec spec);
-  // The same, placed before `before` in the order.
+  // The same, for a node that `before` is to read.
   NodeId insert_before(NodeId before, NodeSpec spec);
   // Every reader of `from` (graph outputs included, unless told otherwise) reads `to` instead.
-  // A graph output keeps its name: `to` takes it over (and `from` gets a fresh one) where it can.
+  // A graph output keeps its name: the two values swap theirs. Where `to` cannot take it (it is an
+  // input, a capture or an output already), the output stays with `from`.
   void replace_uses(ValueId from, ValueId to, bool outputs_too = true);
   // Removes a node and its outputs. REQUIRES that nothing uses them.
   void erase(NodeId id);
   // Makes the value a constant (or another constant); a producer loses the output slot.
   void set_constant(ValueId id, Tensor tensor);
 
-  // --- Building and smaller edits -----------------------------------------------------------------
+  // --- Building and smaller edits
+  // -----------------------------------------------------------------
   ValueId add_input(std::string value_name, TypeInfo type);
   ValueId add_constant(std::string value_name, Tensor tensor);  // the name is made unique
   ValueId add_capture(std::string value_name, TypeInfo type);   // bodies only
@@ -204,7 +209,8 @@ class Graph {
   std::string unique_value_name(std::string_view base) const;
   std::string unique_node_name(std::string_view base) const;
 
-  // Symbols of dimensions: "batch" -> a negative dimension below kUnknownDim, and back ("" for none).
+  // Symbols of dimensions: "batch" -> a negative dimension below kUnknownDim, and back ("" for
+  // none).
   int64_t symbol(std::string_view symbol_name);
   std::string_view symbol_name(int64_t dim) const;
 
@@ -228,8 +234,6 @@ class Graph {
   ValueId& operand(Node& node, int32_t slot);
   ValueId new_value(std::string value_name, TypeInfo type);
   NodeId new_node(Node node);
-  NodeId build(NodeSpec&& spec);
-  bool sorted_locally() const;
 
   std::vector<Node> nodes_;
   std::vector<Value> values_;
@@ -242,7 +246,10 @@ class Graph {
   std::unordered_map<std::string, ValueId> value_names_;
   std::unordered_map<std::string, int32_t> node_names_;  // name -> number of nodes that bear it
   std::vector<std::string> symbols_;
+  mutable std::unordered_map<std::string, int> next_suffix_;
+  mutable std::unordered_map<std::string, int> next_node_suffix_;
   mutable std::vector<NodeId> order_;
+  mutable NodeId sorted_slots_ = 0;  // nodes from this slot on are not in order_ yet
   mutable bool order_dirty_ = false;
   int32_t live_nodes_ = 0;
 };
@@ -254,8 +261,8 @@ void check_graph(const Graph& graph);
 // Text for tests and --dump-after: one line a node, names, types, constants by hash.
 std::string print_graph(const Graph& graph);
 
-// True where both have the same nodes, wiring, attributes and constants, up to names of inner values
-// and order of independent nodes.
+// True where both have the same nodes, wiring, attributes and constants, up to names of inner
+// values and order of independent nodes.
 bool same_graph(const Graph& a, const Graph& b);
 
 }  // namespace compress

@@ -17,7 +17,7 @@ struct Function {
   std::string overload;
   std::vector<std::string> inputs;
   std::vector<std::string> outputs;
-  std::vector<std::string> attributes;         // parameters without default
+  std::vector<std::string> attributes;  // parameters without default
   std::vector<Attribute> attribute_defaults;
   std::map<std::string, int> opsets;
   // The body as a graph whose inputs and outputs bear the names above; types unknown.

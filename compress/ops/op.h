@@ -37,8 +37,8 @@ class NodeContext {
   DType dtype(int i) const { return in(i).dtype; }
   // The content of input i where it is known, else nullptr.
   const Tensor* constant(int i) const;
-  // The ints of attribute `name` (old opsets) or of constant input i (newer ones); nullopt where the
-  // input is present but not known yet. `fallback` where neither is given.
+  // The ints of attribute `name` (old opsets) or of constant input i (newer ones); nullopt where
+  // the input is present but not known yet. `fallback` where neither is given.
   std::optional<std::vector<int64_t>> ints(std::string_view attribute, int i,
                                            std::vector<int64_t> fallback = {}) const;
   [[noreturn]] void invalid(std::string_view what) const;      // ErrorCode::invalid_model
@@ -74,10 +74,10 @@ struct Kernel {
 
 // What quantization needs to know of an operator.
 struct QuantFacts {
-  int weight_input = -1;       // slot of the weights, -1: none
+  int weight_input = -1;  // slot of the weights, -1: none
   int bias_input = -1;
-  int channel_axis = -1;       // output-channel axis of the weights (Gemm: see transB)
-  bool shares_scale = false;   // moves or selects values: output has the input's scale
+  int channel_axis = -1;      // output-channel axis of the weights (Gemm: see transB)
+  bool shares_scale = false;  // moves or selects values: output has the input's scale
 };
 
 using InferFn = void (*)(NodeContext&);
@@ -108,9 +108,9 @@ const OpDef& op_of(const Node& node, const Model& model);
 Kernel prepare_kernel(const OpDef& op, const NodeContext& context);
 
 // Infers types over the whole graph and writes them to its values; what is not known stays unknown.
-// `input_shapes` overrides inputs by name. Bodies of control flow are not entered. Folds what depends
-// only on shapes and small constants, so that traced Shape-Gather-Concat chains resolve. Nodes
-// without a row leave their outputs unknown.
+// `input_shapes` overrides inputs by name. Bodies of control flow are not entered. Folds what
+// depends only on shapes and small constants, so that traced Shape-Gather-Concat chains resolve.
+// Nodes without a row leave their outputs unknown.
 void infer_types(Model& model, const std::map<std::string, Shape>& input_shapes = {});
 
 }  // namespace compress

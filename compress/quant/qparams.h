@@ -14,11 +14,11 @@ namespace compress {
 // scale and zero_point of one tensor, of each slice along `axis`, or of each block of `block_size`
 // elements along `axis`.
 struct QuantParams {
-  DType dtype = DType::uint8;   // an integer type of 2, 4, 8 or 16 bits
-  bool symmetric = false;       // zero point fixed in the middle of the range
-  std::optional<int> axis;      // none: per tensor
-  int64_t block_size = 0;       // 0: the whole slice
-  std::vector<float> scales;    // finite and > 0; blocked: row-major like the tensor, axis shrunk
+  DType dtype = DType::uint8;  // an integer type of 2, 4, 8 or 16 bits
+  bool symmetric = false;      // zero point fixed in the middle of the range
+  std::optional<int> axis;     // none: per tensor
+  int64_t block_size = 0;      // 0: the whole slice
+  std::vector<float> scales;   // finite and > 0; blocked: row-major like the tensor, axis shrunk
   std::vector<int32_t> zero_points;
 };
 
@@ -38,8 +38,8 @@ struct ScaleZeroPoint {
 
 // From the range of values that are to be representable. The range is widened to include 0. A range
 // too small for a float32 scale gives scale 1. Asymmetric: scale = (max - min) / (qmax - qmin),
-// zero_point = round(qmin - min / scale); symmetric: scale = max(|min|, |max|) / ((qmax - qmin) / 2),
-// zero_point = round((qmin + qmax) / 2).
+// zero_point = round(qmin - min / scale); symmetric: scale = max(|min|, |max|) / ((qmax - qmin) /
+// 2), zero_point = round((qmin + qmax) / 2).
 ScaleZeroPoint choose_scale(double min, double max, DType dtype, bool symmetric,
                             bool reduce_range = false);
 

@@ -33,18 +33,18 @@ struct StatisticsRequest {
   bool histogram = false;
   bool channel_absmax = false;  // along `channel_axis`
   int channel_axis = 1;
-  bool gram = false;            // X'X over the last axis (GPTQ)
+  bool gram = false;  // X'X over the last axis (GPTQ)
 };
 using StatisticsRequests = std::map<std::string, StatisticsRequest>;  // by value name
 
 struct Statistics {
   float min = 0;
   float max = 0;
-  int64_t count = 0;      // elements seen
-  int64_t batches = 0;    // runs seen
-  double sum_min = 0;     // of the runs' minima and maxima: the moving-average calibrator
+  int64_t count = 0;    // elements seen
+  int64_t batches = 0;  // runs seen
+  double sum_min = 0;   // of the runs' minima and maxima: the moving-average calibrator
   double sum_max = 0;
-  bool finite = true;     // false: a NaN or infinity was seen
+  bool finite = true;  // false: a NaN or infinity was seen
   Histogram histogram;
   std::vector<float> channel_absmax;
   std::vector<double> gram;  // [k, k] row-major

@@ -37,8 +37,8 @@ struct KernelRecord {
 
 class Session {
  public:
-  // Keeps a copy of the graph that shares constants. Fails (unsupported) naming the first node whose
-  // operator has no row, before anything runs.
+  // Keeps a copy of the graph that shares constants. Fails (unsupported) naming the first node
+  // whose operator has no row, before anything runs.
   explicit Session(const Model& model, SessionOptions options = {});
   Session(Session&&) noexcept;
   ~Session();
@@ -52,7 +52,8 @@ class Session {
   // the model takes. Returns the outputs in order; they own their memory.
   std::vector<Tensor> run(std::span<const NamedTensor> feeds, const Observer& observe = {});
 
-  // Runs without copying outputs, for timing; REQUIRES that run() was called with these feeds' shapes.
+  // Runs without copying outputs, for timing; REQUIRES that run() was called with these feeds'
+  // shapes.
   void run_discarding(std::span<const NamedTensor> feeds);
   // Times each kernel during one run.
   void profile(std::span<const NamedTensor> feeds);
@@ -67,7 +68,8 @@ class Session {
 };
 
 // A random but plausible feed for a model: floats N(0, 1), integer ids small and non-negative,
-// attention masks ones; unknown dimensions from `shapes` or 1. Seeded; for benches and parity tests.
+// attention masks ones; unknown dimensions from `shapes` or 1. Seeded; for benches and parity
+// tests.
 std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::string, Shape>& shapes,
                                      uint64_t seed, int64_t batch = 1);
 

@@ -1,0 +1,140 @@
+#include <array>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
+
+#include "compress/core/half.h"
+#include "compress/core/int4.h"
+#include "compress/core/nearest.h"
+#include "compress/core/parallel.h"
+#include "compress/core/tensor.h"
+#include "compress/error.h"
+
+using namespace compress;
+
+TEST_CASE("an error is one printable line with its context") {
+  Error error(ErrorCode::invalid_model, "bad\nname \x1b[31m\xff");
+  error.add_context("while reading /conv1");
+  error.add_context("in model.onnx");
+  CHECK(std::string(error.what()) ==
+        "bad\\x0aname \\x1b[31m\\xff (while reading /conv1, in model.onnx)");
+  CHECK(printable("gr\xc3\xbc\xc3\x9f") == "gr\xc3\xbc\xc3\x9f");
+  CHECK(printable(std::string(1'000'000, 'a')).size() < 500);
+}
+
+TEST_CASE("every float16 survives a round trip through float32") {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const Half half{static_cast<uint16_t>(bits)};
+    const float value = to_float(half);
+    if (std::isnan(value)) {
+      CHECK(std::isnan(to_float(to_half(value))));
+    } else if (to_half(value).bits != half.bits) {
+      FAIL("float16 0x" << std::hex << bits);
+    }
+  }
+}
+
+TEST_CASE("float16 rounds to nearest, ties to even") {
+  CHECK(to_half(1.0f + 0x1p-11f).bits == 0x3C00);            // a tie: down to even
+  CHECK(to_half(1.0f + 3 * 0x1p-11f).bits == 0x3C02);        // a tie: up to even
+  CHECK(to_half(65519.0f).bits == 0x7BFF);                   // the largest finite one
+  CHECK(to_half(65520.0f).bits == 0x7C00);                   // a tie with 2^16: infinity
+  CHECK(to_half(0x1p-25f).bits == 0);                        // a tie with zero
+  CHECK(to_half(std::nextafter(0x1p-25f, 1.0f)).bits == 1);  // the smallest subnormal
+  CHECK(to_half(-0.0f).bits == 0x8000);
+}
+
+TEST_CASE("bfloat16 rounds to nearest even and keeps NaN") {
+  CHECK(to_bfloat16(1.0f + 0x1p-8f).bits == 0x3F80);
+  CHECK(to_bfloat16(1.0f + 3 * 0x1p-8f).bits == 0x3F82);
+  CHECK(std::isnan(to_float(to_bfloat16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST_CASE("packed 4-bit integers lie low nibble first") {
+  std::array<uint8_t, 2> bytes{};
+  set_packed(bytes.data(), 0, 4, -8);
+  set_packed(bytes.data(), 1, 4, 7);
+  set_packed(bytes.data(), 2, 4, -1);
+  CHECK(bytes[0] == 0x78);
+  CHECK(bytes[1] == 0x0F);
+  CHECK(get_packed(bytes.data(), 0, 4, true) == -8);
+  CHECK(get_packed(bytes.data(), 0, 4, false) == 8);
+  CHECK(get_packed(bytes.data(), 2, 4, true) == -1);
+}
+
+TEST_CASE("byte sizes round up and refuse overflow") {
+  CHECK(byte_size(DType::int4, 3) == 2);
+  CHECK(byte_size(DType::float32, 3) == 12);
+  CHECK_THROWS_AS(byte_size(DType::float32, uint64_t{1} << 62), Error);
+  CHECK_THROWS_AS(byte_size(DType::string, 1), Error);
+}
+
+TEST_CASE("shapes: overflow, rank, broadcasting, unknown dimensions") {
+  const int64_t big = int64_t{1} << 32;
+  CHECK_THROWS_AS(Shape({big, big, big}).count(), Error);
+  CHECK_THROWS_AS(Shape({1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}), Error);
+  CHECK(broadcast({3, 1}, {4}) == Shape({3, 4}));
+  CHECK_THROWS_AS(broadcast({3}, {4}), Error);
+  CHECK(broadcast({-2, 4}, {1, 4}) == Shape({-2, 4}));
+  CHECK(broadcast({-1}, {5}) == Shape({5}));
+  CHECK(broadcast({-2}, {-3}) == Shape({-1}));
+  CHECK(strides_of({2, 3, 4}) == Shape({12, 4, 1}));
+}
+
+TEST_CASE("a deferred group is computed once while a handle lives") {
+  int runs = 0;
+  auto group = std::make_shared<DeferredGroup>(std::vector<size_t>{4, 2},
+                                               [&](std::span<const std::span<std::byte>> out) {
+                                                 ++runs;
+                                                 out[0][0] = std::byte{7};
+                                                 out[1][1] = std::byte{9};
+                                               });
+  const Tensor a = Tensor::deferred(DType::uint8, {4}, group, 0);
+  const Tensor b = Tensor::deferred(DType::uint8, {2}, group, 1);
+  {
+    const TensorData first = a.read();
+    const TensorData second = b.read();
+    CHECK(runs == 1);
+    CHECK(first.as<uint8_t>()[0] == 7);
+    CHECK(second.as<uint8_t>()[1] == 9);
+  }
+  b.read();
+  CHECK(runs == 2);
+}
+
+TEST_CASE("conversion clamps, truncates and widens") {
+  const Tensor floats = Tensor::from<float>({4}, {-1.5f, 300.0f, NAN, 2.9f});
+  CHECK(convert(floats, DType::uint8).to_ints() == std::vector<int64_t>{0, 255, 0, 2});
+  CHECK(convert(floats, DType::int64).to_ints()[0] == -1);
+  const Tensor half = convert(floats, DType::float16);
+  CHECK(half.to_doubles()[3] == Approx(2.9).epsilon(0x1p-11));
+  Tensor packed = Tensor::zeros(DType::int4, {3});
+  set_packed(reinterpret_cast<uint8_t*>(packed.mutable_data()), 2, 4, -3);
+  CHECK(packed.to_ints() == std::vector<int64_t>{0, 0, -3});
+}
+
+TEST_CASE("parallel_for covers the range once, in grains, and passes exceptions on") {
+  for (const int threads : {1, 2, 3}) {
+    set_thread_count(threads);
+    std::array<std::atomic<int>, 103> hits{};
+    parallel_for(3, 100, 10, [&](int64_t begin, int64_t end) {
+      CHECK((begin - 3) % 10 == 0);
+      for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
+    });
+    for (size_t i = 0; i < hits.size(); ++i) CHECK(hits[i] == (i >= 3 && i < 100 ? 1 : 0));
+    CHECK_THROWS_AS(parallel_for(0, 10, 1,
+                                 [](int64_t begin, int64_t) {
+                                   if (begin == 0) fail(ErrorCode::internal, "first range");
+                                 }),
+                    Error);
+  }
+}
+
+TEST_CASE("the nearest name is offered only when it is near") {
+  constexpr std::array<std::string_view, 3> names{"magnitude", "minmax", "entropy"};
+  CHECK(nearest("magnitud", names) == "magnitude");
+  CHECK(nearest("zzz", names).empty());
+  CHECK(suggestion("entrop", names) == " (did you mean 'entropy'?)");
+  CHECK(suggestion("zzz", names) == ", one of magnitude, minmax, entropy");
+}
