@@ -26,4 +26,15 @@ struct S8Epilogue {
   int32_t hi = 255;                   //   type's range (relu: lo = zero_point)
 };
 
+// The epilogue as kernels read it: tables for every channel, filled by make_s8_finish().
+struct S8Finish {
+  const int32_t* offset;    // added to every sum: bias and the terms of the zero point of A
+  const float* scale;       // quantized, float32
+  const float* float_bias;  // float32
+  float lo, hi;             // quantized: bounds minus zero_point
+  int32_t zero_point;
+  S8Output output;
+  bool is_signed;
+};
+
 }  // namespace compress::kernels

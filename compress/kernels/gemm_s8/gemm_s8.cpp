@@ -3,6 +3,7 @@
 #include <cassert>
 
 #include "compress/kernels/gemm_s8/gemm_s8_driver.h"
+#include "compress/kernels/s8_finish.h"
 
 namespace compress::kernels {
 namespace {
@@ -85,7 +86,7 @@ PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kern
 
 namespace gemm_s8_detail {
 
-Plan make_plan(const PackedGemmS8& weights, int64_t m) noexcept {
+Plan make_plan(const PackedGemmS8& weights, int64_t m, int64_t extra_bytes) noexcept {
   Plan plan;
   // An odd number of cache lines: rows that start in the same L1 set would evict one another.
   int64_t lines = divide_up(weights.segments * weights.segment_padded * weights.kernel->a_bytes,
@@ -101,48 +102,21 @@ Plan make_plan(const PackedGemmS8& weights, int64_t m) noexcept {
   plan.split_rows = row_units >= 2 * threads || row_units >= panels;
   plan.slots = std::max<int64_t>(1, std::min(threads, plan.split_rows ? row_units : panels));
   plan.block_rows = std::min(plan.block_rows, round_up(std::max<int64_t>(m, 1), kRowMultiple));
-  plan.table_bytes = round_up(weights.padded_n() * 12, kAlignment);
-  plan.slot_bytes = round_up(plan.block_rows * 4, kAlignment) + plan.block_rows * plan.row_bytes;
+  plan.table_bytes = s8_finish_bytes(weights.n);
+  plan.extra_bytes = round_up(extra_bytes, kAlignment);
+  plan.slot_bytes = round_up(plan.block_rows * 4, kAlignment) + plan.extra_bytes +
+                    plan.block_rows * plan.row_bytes;
   return plan;
 }
 
 GemmS8Block prepare_block(const PackedGemmS8& weights, const S8Epilogue& epilogue,
                           int32_t zero_point, void* tables) noexcept {
-  const int64_t n = weights.n, padded = weights.padded_n();
-  int32_t* offset = static_cast<int32_t*>(tables);
-  float* scale = reinterpret_cast<float*>(offset + padded);
-  float* float_bias = scale + padded;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bias = epilogue.bias ? static_cast<uint32_t>(epilogue.bias[i]) : 0;
-    offset[i] = static_cast<int32_t>(bias - static_cast<uint32_t>(zero_point) *
-                                                static_cast<uint32_t>(weights.column_sum[i]));
-  }
-  std::fill(offset + n, offset + padded, 0);
-
   GemmS8Block block{};
   block.b = weights.panels.get();
   block.panel_bytes = weights.panel_bytes();
   block.groups = weights.groups();
-  block.offset = offset;
   block.b_zero = weights.b_zero.get();
-  block.output = epilogue.output;
-  block.is_signed = epilogue.is_signed;
-  if (epilogue.output == S8Output::int32) return block;
-  for (int64_t i = 0; i < n; ++i) scale[i] = epilogue.scale[i] * epilogue.scale_factor;
-  std::fill(scale + n, scale + padded, 0.0f);
-  block.scale = scale;
-  if (epilogue.output == S8Output::float32) {
-    // Adding -0 changes no value, not even the sign of a zero.
-    for (int64_t i = 0; i < n; ++i) {
-      float_bias[i] = epilogue.float_bias ? epilogue.float_bias[i] : -0.0f;
-    }
-    std::fill(float_bias + n, float_bias + padded, 0.0f);
-    block.float_bias = float_bias;
-    return block;
-  }
-  block.zero_point = epilogue.zero_point;
-  block.lo = static_cast<float>(epilogue.lo - epilogue.zero_point);
-  block.hi = static_cast<float>(epilogue.hi - epilogue.zero_point);
+  block.finish = make_s8_finish(epilogue, weights.n, weights.column_sum.get(), zero_point, tables);
   return block;
 }
 
@@ -157,8 +131,9 @@ void gemm_s8(const PackedGemmS8& weights, const GemmS8Args& args) noexcept {
   const uint8_t flip = args.a_signed ? 0x80 : 0;  // s8 + 128 is a u8
   const int32_t zero_point = args.a_zero_point + (args.a_signed ? 128 : 0);
   const uint8_t* a = static_cast<const uint8_t*>(args.a);
-  gemm_s8_detail::run(weights, args.m, args.epilogue, zero_point, args.out, args.ldc,
-                      args.workspace, [&](int64_t row, uint8_t* packed, int32_t* sum) {
+  gemm_s8_detail::run(weights, gemm_s8_detail::make_plan(weights, args.m), args.m, args.epilogue,
+                      zero_point, args.out, args.ldc, args.workspace,
+                      [&](int64_t row, uint8_t* packed, int32_t* sum, uint8_t*) {
                         weights.kernel->pack_row(a + row * args.lda, weights.k, flip, packed, sum);
                       });
 }

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "compress/kernels/gemm_s8/gemm_s8_kernel.h"
+#include "compress/kernels/simd/s8_store_avx2.h"
 
 namespace compress::kernels {
 namespace {
@@ -23,8 +24,16 @@ void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* pack
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(packed + 2 * k), wide);
     sums = _mm256_add_epi32(sums, _mm256_madd_epi16(wide, ones));
   }
-  int32_t rest = 0;
   uint16_t* out = reinterpret_cast<uint16_t*>(packed);
+  if (sum == nullptr && length >= 8) {
+    for (; k < length; k += 8) {  // the last eight overlap: a kernel row of three channels is short
+      const int64_t at = k + 8 <= length ? k : length - 8;
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source + at));
+      const __m128i wide = _mm_xor_si128(_mm_cvtepu8_epi16(bytes), _mm256_castsi256_si128(flips));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + at), wide);
+    }
+  }
+  int32_t rest = 0;
   for (; k < length; ++k) {
     out[k] = source[k] ^ flip;
     rest += out[k];
@@ -42,47 +51,12 @@ struct Columns {
   __m256i low, high;
 };
 
-__m256i load(const int32_t* p) noexcept {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
-
-void store_bytes(__m256i low, __m256i high, bool is_signed, uint8_t* out, int64_t count) noexcept {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-  const __m128i left = _mm256_castsi256_si128(words);
-  const __m128i right = _mm256_extracti128_si256(words, 1);
-  const __m128i bytes = is_signed ? _mm_packs_epi16(left, right) : _mm_packus_epi16(left, right);
-  if (count == kS8PanelColumns) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-    return;
-  }
-  alignas(16) uint8_t buffer[16];
-  _mm_store_si128(reinterpret_cast<__m128i*>(buffer), bytes);
-  for (int64_t i = 0; i < count; ++i) out[i] = buffer[i];
-}
-
-void store_words(__m256i low, __m256i high, int32_t* out, int64_t count) noexcept {
-  if (count == kS8PanelColumns) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8), high);
-    return;
-  }
-  alignas(32) int32_t buffer[16];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(buffer), low);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(buffer + 8), high);
-  for (int64_t i = 0; i < count; ++i) out[i] = buffer[i];
-}
-
-__m256i quantize(__m256i acc, __m256 scale, __m256 lo, __m256 hi, __m256i zero_point) noexcept {
-  const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
-  const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, lo), hi);
-  return _mm256_add_epi32(_mm256_cvtps_epi32(clamped), zero_point);
-}
-
 // Rows [row, row + count) of the panel at `column`.
 void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t count,
             int64_t column) noexcept {
   const int64_t width = p.columns - column < kS8PanelColumns ? p.columns - column : kS8PanelColumns;
-  const __m256i offset_low = load(p.offset + column), offset_high = load(p.offset + column + 8);
+  const __m256i offset_low = load(p.finish.offset + column),
+                offset_high = load(p.finish.offset + column + 8);
   for (int64_t r = 0; r < count; ++r) {
     acc[r].low = _mm256_add_epi32(acc[r].low, offset_low);
     acc[r].high = _mm256_add_epi32(acc[r].high, offset_high);
@@ -96,28 +70,28 @@ void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t count,
     }
   }
   const int64_t at = row * p.ldc + column;
-  if (p.output == S8Output::int32) {
+  if (p.finish.output == S8Output::int32) {
     int32_t* out = static_cast<int32_t*>(p.out) + at;
     for (int64_t r = 0; r < count; ++r) {
       store_words(acc[r].low, acc[r].high, out + r * p.ldc, width);
     }
     return;
   }
-  const __m256 scale_low = _mm256_loadu_ps(p.scale + column);
-  const __m256 scale_high = _mm256_loadu_ps(p.scale + column + 8);
-  if (p.output == S8Output::quantized) {
-    const __m256 lo = _mm256_set1_ps(p.lo), hi = _mm256_set1_ps(p.hi);
-    const __m256i zero_point = _mm256_set1_epi32(p.zero_point);
+  const __m256 scale_low = _mm256_loadu_ps(p.finish.scale + column);
+  const __m256 scale_high = _mm256_loadu_ps(p.finish.scale + column + 8);
+  if (p.finish.output == S8Output::quantized) {
+    const __m256 lo = _mm256_set1_ps(p.finish.lo), hi = _mm256_set1_ps(p.finish.hi);
+    const __m256i zero_point = _mm256_set1_epi32(p.finish.zero_point);
     uint8_t* out = static_cast<uint8_t*>(p.out) + at;
     for (int64_t r = 0; r < count; ++r) {
       store_bytes(quantize(acc[r].low, scale_low, lo, hi, zero_point),
-                  quantize(acc[r].high, scale_high, lo, hi, zero_point), p.is_signed,
+                  quantize(acc[r].high, scale_high, lo, hi, zero_point), p.finish.is_signed,
                   out + r * p.ldc, width);
     }
     return;
   }
-  const __m256 bias_low = _mm256_loadu_ps(p.float_bias + column);
-  const __m256 bias_high = _mm256_loadu_ps(p.float_bias + column + 8);
+  const __m256 bias_low = _mm256_loadu_ps(p.finish.float_bias + column);
+  const __m256 bias_high = _mm256_loadu_ps(p.finish.float_bias + column + 8);
   int32_t* out = static_cast<int32_t*>(p.out) + at;
   for (int64_t r = 0; r < count; ++r) {
     const __m256 low =

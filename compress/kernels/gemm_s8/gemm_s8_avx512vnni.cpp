@@ -41,24 +41,24 @@ struct Finish {
   uint16_t lanes;
 
   void row(I512 acc, int64_t r) const noexcept {
-    acc = add_i32(acc, load_512(p.offset + column));
+    acc = add_i32(acc, load_512(p.finish.offset + column));
     if (p.b_zero != nullptr) {
       acc = sub_i32(acc, mul_i32(load_512(p.b_zero + column), set_i32(p.row_sum[r])));
     }
     const int64_t at = r * p.ldc + column;
-    if (p.output == S8Output::int32) {
+    if (p.finish.output == S8Output::int32) {
       store_i32(static_cast<int32_t*>(p.out) + at, acc, lanes);
       return;
     }
-    const F512 scaled = mul_f32(to_f32(acc), load_f32(p.scale + column));
-    if (p.output == S8Output::float32) {
-      store_f32(static_cast<float*>(p.out) + at, add_f32(scaled, load_f32(p.float_bias + column)),
-                lanes);
+    const F512 scaled = mul_f32(to_f32(acc), load_f32(p.finish.scale + column));
+    if (p.finish.output == S8Output::float32) {
+      store_f32(static_cast<float*>(p.out) + at,
+                add_f32(scaled, load_f32(p.finish.float_bias + column)), lanes);
       return;
     }
-    const F512 clamped = min_f32(max_f32(scaled, set_f32(p.lo)), set_f32(p.hi));
+    const F512 clamped = min_f32(max_f32(scaled, set_f32(p.finish.lo)), set_f32(p.finish.hi));
     store_low_bytes(static_cast<uint8_t*>(p.out) + at,
-                    add_i32(round_to_i32(clamped), set_i32(p.zero_point)), lanes);
+                    add_i32(round_to_i32(clamped), set_i32(p.finish.zero_point)), lanes);
   }
 };
 

@@ -21,10 +21,11 @@ struct Plan {
   int64_t slots = 1;       // threads
   bool split_rows = true;
   int64_t table_bytes = 0;  // column tables, one set for all threads
+  int64_t extra_bytes = 0;  // for pack_row, a thread
   int64_t slot_bytes = 0;
 };
 
-Plan make_plan(const PackedGemmS8& weights, int64_t m) noexcept;
+Plan make_plan(const PackedGemmS8& weights, int64_t m, int64_t extra_bytes = 0) noexcept;
 inline size_t workspace_bytes(const Plan& plan) noexcept {
   return static_cast<size_t>(plan.table_bytes + plan.slots * plan.slot_bytes);
 }
@@ -35,11 +36,12 @@ GemmS8Block prepare_block(const PackedGemmS8& weights, const S8Epilogue& epilogu
 
 inline int64_t output_bytes(S8Output output) { return output == S8Output::quantized ? 1 : 4; }
 
-// pack_row(row, packed, sum) packs one row of A. `zero_point` is that of the packed values.
+// pack_row(row, packed, sum, extra) packs one row of A; `extra` is the thread's own memory.
+// `zero_point` is that of the packed values.
 template <class PackRow>
-void run(const PackedGemmS8& weights, int64_t m, const S8Epilogue& epilogue, int32_t zero_point,
-         void* out, int64_t ldc, void* workspace, const PackRow& pack_row) noexcept {
-  const Plan plan = make_plan(weights, m);
+void run(const PackedGemmS8& weights, const Plan& plan, int64_t m, const S8Epilogue& epilogue,
+         int32_t zero_point, void* out, int64_t ldc, void* workspace,
+         const PackRow& pack_row) noexcept {
   uint8_t* memory = static_cast<uint8_t*>(workspace);
   const GemmS8Block whole = prepare_block(weights, epilogue, zero_point, memory);
   const int64_t element = output_bytes(epilogue.output);
@@ -58,7 +60,8 @@ void run(const PackedGemmS8& weights, int64_t m, const S8Epilogue& epilogue, int
     if (row_begin >= row_end || panel_begin >= panel_end) return;
     uint8_t* scratch = memory + plan.table_bytes + slot * plan.slot_bytes;
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
-    uint8_t* packed = scratch + round_up(plan.block_rows * 4, kAlignment);
+    uint8_t* extra = scratch + round_up(plan.block_rows * 4, kAlignment);
+    uint8_t* packed = extra + plan.extra_bytes;
 
     const int64_t column = panel_begin * kS8PanelColumns;
     GemmS8Block block = whole;
@@ -66,18 +69,18 @@ void run(const PackedGemmS8& weights, int64_t m, const S8Epilogue& epilogue, int
     block.a_stride = plan.row_bytes;
     block.b += panel_begin * block.panel_bytes;
     block.columns = std::min(weights.n, panel_end * kS8PanelColumns) - column;
-    block.offset += column;
     if (block.b_zero != nullptr) block.b_zero += column;
-    if (block.scale != nullptr) block.scale += column;
-    if (block.float_bias != nullptr) block.float_bias += column;
+    block.finish.offset += column;
+    block.finish.scale += column;
+    block.finish.float_bias += column;
     block.row_sum = sums;
     block.ldc = ldc;
     for (int64_t row = row_begin; row < row_end; row += plan.block_rows) {
       block.rows = std::min(plan.block_rows, row_end - row);
       for (int64_t r = 0; r < block.rows; ++r) {
         sums[r] = 0;
-        pack_row(row + r, packed + r * plan.row_bytes,
-                 block.b_zero != nullptr ? sums + r : nullptr);
+        pack_row(row + r, packed + r * plan.row_bytes, block.b_zero != nullptr ? sums + r : nullptr,
+                 extra);
       }
       block.out = static_cast<uint8_t*>(out) + (row * ldc + column) * element;
       weights.kernel->block(block);

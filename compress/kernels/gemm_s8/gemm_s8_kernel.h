@@ -16,7 +16,8 @@ inline constexpr int64_t kS8PanelColumns = 16;
 // Rows: unsigned values (s8 is stored + 128), `a_stride` bytes apart, `groups` groups of k_group
 // values each, zero where K is padded. One byte a value, or two where a_bytes is 2.
 // Panels: 16 columns of s8 (u8 is stored - 128), [groups][16][k_group], zero where padded.
-// Column tables start at the first column and are padded to full panels.
+// Column tables (b_zero and those of finish) start at the first column and are padded to full
+// panels.
 struct GemmS8Block {
   const uint8_t* a;
   int64_t a_stride;
@@ -24,16 +25,10 @@ struct GemmS8Block {
   const int8_t* b;
   int64_t panel_bytes;
   int64_t groups;
-  int64_t columns;          // of the output; the last panel may be partial
-  const int32_t* offset;    // added to every row: bias and the terms of the zero point of A
-  const int32_t* b_zero;    // null, or the zero points of B, multiplied by
-  const int32_t* row_sum;   //   the sum of each row
-  const float* scale;       // quantized, float32
-  const float* float_bias;  // float32
-  float lo, hi;             // quantized: bounds minus zero_point
-  int32_t zero_point;
-  S8Output output;
-  bool is_signed;
+  int64_t columns;         // of the output; the last panel may be partial
+  const int32_t* b_zero;   // null, or the zero points of B, multiplied by
+  const int32_t* row_sum;  //   the sum of each row
+  S8Finish finish;         // from the first column
   void* out;
   int64_t ldc;  // elements of the output between rows
 };

@@ -17,19 +17,19 @@ void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* pack
 void store(const GemmS8Block& p, uint32_t sum, int64_t row, int64_t column) noexcept {
   const int64_t at = row * p.ldc + column;
   const int32_t acc = static_cast<int32_t>(sum);
-  if (p.output == S8Output::int32) {
+  if (p.finish.output == S8Output::int32) {
     static_cast<int32_t*>(p.out)[at] = acc;
     return;
   }
-  const float scaled = static_cast<float>(acc) * p.scale[column];
-  if (p.output == S8Output::float32) {
-    static_cast<float*>(p.out)[at] = scaled + p.float_bias[column];
+  const float scaled = static_cast<float>(acc) * p.finish.scale[column];
+  if (p.finish.output == S8Output::float32) {
+    static_cast<float*>(p.out)[at] = scaled + p.finish.float_bias[column];
     return;
   }
   // The bounds are integers, so clamping before rounding gives what clamping after it would.
-  float clamped = scaled > p.lo ? scaled : p.lo;
-  clamped = clamped < p.hi ? clamped : p.hi;
-  const int32_t value = static_cast<int32_t>(std::nearbyint(clamped)) + p.zero_point;
+  float clamped = scaled > p.finish.lo ? scaled : p.finish.lo;
+  clamped = clamped < p.finish.hi ? clamped : p.finish.hi;
+  const int32_t value = static_cast<int32_t>(std::nearbyint(clamped)) + p.finish.zero_point;
   static_cast<uint8_t*>(p.out)[at] = static_cast<uint8_t>(value);
 }
 
@@ -38,7 +38,7 @@ void block(const GemmS8Block& p) noexcept {
     const int8_t* b = p.b + column / kS8PanelColumns * p.panel_bytes + column % kS8PanelColumns;
     for (int64_t row = 0; row < p.rows; ++row) {
       const uint8_t* a = p.a + row * p.a_stride;
-      uint32_t sum = static_cast<uint32_t>(p.offset[column]);
+      uint32_t sum = static_cast<uint32_t>(p.finish.offset[column]);
       for (int64_t k = 0; k < p.groups; ++k) {
         sum += static_cast<uint32_t>(int32_t{a[k]} * b[k * kS8PanelColumns]);
       }

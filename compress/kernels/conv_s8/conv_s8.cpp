@@ -1,0 +1,193 @@
+#include "compress/kernels/conv_s8/conv_s8.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "compress/core/parallel.h"
+#include "compress/kernels/conv_s8/depthwise_s8_driver.h"
+#include "compress/kernels/gemm_s8/gemm_s8_driver.h"
+
+namespace compress::kernels {
+namespace {
+
+constexpr const DepthwiseS8Kernel* kDepthwise[] = {&kDepthwiseS8Avx512Vnni, &kDepthwiseS8Avx2,
+                                                   &kDepthwiseS8Ref};
+
+bool has_zero_point(const ConvS8Params& params, const ConvS8Weights& weights) {
+  if (!weights.is_signed && weights.zero_point == nullptr) return true;  // u8: 128 means 0
+  if (weights.zero_point == nullptr) return false;
+  const uint8_t none = weights.is_signed ? 0 : 128;
+  const uint8_t* points = static_cast<const uint8_t*>(weights.zero_point);
+  const int64_t count = weights.zero_point_per_channel ? params.out_channels : 1;
+  return std::any_of(points, points + count, [&](uint8_t point) { return point != none; });
+}
+
+PackedGemmS8 pack_group(const ConvS8Params& params, const ConvS8Weights& weights, int64_t group,
+                        bool whole_rows, const GemmS8Kernel& kernel) {
+  const int64_t channels = params.in_channels / params.groups;
+  const int64_t outputs = params.out_channels / params.groups;
+  const int64_t taps = params.kernel_h * params.kernel_w, k = taps * channels;
+  const uint8_t* data = static_cast<const uint8_t*>(weights.data) + group * outputs * k;
+  std::vector<uint8_t> reordered(static_cast<size_t>(outputs * k));  // [output][tap][channel]
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        reordered[o * k + tap * channels + c] = data[(o * channels + c) * taps + tap];
+      }
+    }
+  }
+  GemmS8Weights matrix{reordered.data(), weights.is_signed, true, k, outputs, k};
+  matrix.zero_point = weights.zero_point;
+  matrix.zero_point_per_column = weights.zero_point_per_channel;
+  if (weights.zero_point != nullptr && weights.zero_point_per_channel) {
+    matrix.zero_point = static_cast<const uint8_t*>(weights.zero_point) + group * outputs;
+  }
+  return pack_gemm_s8(matrix, kernel, whole_rows ? params.kernel_h : taps);
+}
+
+// Where the packed rows of one group come from.
+struct Gather {
+  const ConvS8Params& p;
+  const ConvS8Args& args;
+  const PackedGemmS8& weights;
+  const uint8_t* input;    // at the first channel of the group
+  const uint8_t* padding;  // zero points, a segment long
+  int64_t out_h, out_w;
+  bool whole_rows;
+  uint8_t flip;
+
+  int64_t packed_segment() const { return weights.segment_padded * weights.kernel->a_bytes; }
+
+  void operator()(int64_t row, uint8_t* packed, int32_t* sum, uint8_t* extra) const noexcept {
+    const int64_t ow = row % out_w, oh = row / out_w % out_h, n = row / out_w / out_h;
+    const int64_t x = ow * p.stride_w - p.pad_left;
+    for (int64_t ky = 0; ky < p.kernel_h; ++ky) {
+      const int64_t y = oh * p.stride_h - p.pad_top + ky * p.dilation_h;
+      const bool inside = y >= 0 && y < args.in_h;
+      const uint8_t* line = input + (n * args.in_h + y) * args.in_w * p.in_channels;
+      if (whole_rows) {
+        const uint8_t* source = inside ? kernel_row(line, x, extra) : padding;
+        pack(source, packed, sum);
+        packed += packed_segment();
+        continue;
+      }
+      for (int64_t kx = 0; kx < p.kernel_w; ++kx) {
+        const int64_t column = x + kx * p.dilation_w;
+        const bool valid = inside && column >= 0 && column < args.in_w;
+        pack(valid ? line + column * p.in_channels : padding, packed, sum);
+        packed += packed_segment();
+      }
+    }
+  }
+
+  void pack(const uint8_t* source, uint8_t* packed, int32_t* sum) const noexcept {
+    weights.kernel->pack_row(source, weights.segment_length, flip, packed, sum);
+  }
+
+  // kernel_w neighbouring pixels from x on; across the edge they are put together in `extra`.
+  const uint8_t* kernel_row(const uint8_t* line, int64_t x, uint8_t* extra) const noexcept {
+    if (x >= 0 && x + p.kernel_w <= args.in_w) return line + x * p.in_channels;
+    const int64_t first = std::clamp<int64_t>(-x, 0, p.kernel_w);
+    const int64_t last = std::clamp<int64_t>(args.in_w - x, first, p.kernel_w);
+    std::memcpy(extra, padding, static_cast<size_t>(weights.segment_length));
+    std::memcpy(extra + first * p.in_channels, line + (x + first) * p.in_channels,
+                static_cast<size_t>((last - first) * p.in_channels));
+    return extra;
+  }
+};
+
+bool is_plain_matrix(const ConvS8Params& p) {
+  return p.groups == 1 && p.kernel_h == 1 && p.kernel_w == 1 && p.stride_h == 1 &&
+         p.stride_w == 1 && p.pad_top == 0 && p.pad_left == 0 && p.pad_bottom == 0 &&
+         p.pad_right == 0;
+}
+
+S8Epilogue of_group(S8Epilogue epilogue, int64_t first) {
+  if (epilogue.bias != nullptr) epilogue.bias += first;
+  if (epilogue.scale != nullptr) epilogue.scale += first;
+  if (epilogue.float_bias != nullptr) epilogue.float_bias += first;
+  return epilogue;
+}
+
+int64_t padding_bytes(const PackedConvS8& weights) {
+  return round_up(weights.groups[0].segment_length, kAlignment);
+}
+
+gemm_s8_detail::Plan group_plan(const PackedConvS8& weights, int64_t m) noexcept {
+  return gemm_s8_detail::make_plan(weights.groups[0], m, weights.groups[0].segment_length);
+}
+
+}  // namespace
+
+std::span<const DepthwiseS8Kernel* const> depthwise_s8_kernels() noexcept { return kDepthwise; }
+
+const DepthwiseS8Kernel& best_depthwise_s8() noexcept {
+  for (const DepthwiseS8Kernel* kernel : kDepthwise) {
+    if (kernel->isa <= active_isa()) return *kernel;
+  }
+  return kDepthwiseS8Ref;
+}
+
+PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weights,
+                          const GemmS8Kernel& gemm, const DepthwiseS8Kernel& depthwise) {
+  assert(params.in_channels % params.groups == 0 && params.out_channels % params.groups == 0);
+  PackedConvS8 packed;
+  packed.params = params;
+  const bool one_by_one = params.groups == params.in_channels &&
+                          params.groups == params.out_channels && params.groups > 1;
+  if (one_by_one && !has_zero_point(params, weights)) {
+    depthwise_s8_detail::pack(packed, weights, depthwise);
+    return packed;
+  }
+  packed.whole_rows = params.groups == 1 && params.dilation_w == 1;
+  packed.groups.reserve(static_cast<size_t>(params.groups));
+  for (int64_t group = 0; group < params.groups; ++group) {
+    packed.groups.push_back(pack_group(params, weights, group, packed.whole_rows, gemm));
+  }
+  return packed;
+}
+
+size_t conv_s8_workspace_bytes(const PackedConvS8& weights, int64_t batch, int64_t in_h,
+                               int64_t in_w) noexcept {
+  if (weights.depthwise != nullptr) {
+    return depthwise_s8_detail::workspace_bytes(weights, batch, in_h, in_w);
+  }
+  const int64_t m = batch * weights.params.out_h(in_h) * weights.params.out_w(in_w);
+  return static_cast<size_t>(padding_bytes(weights)) +
+         gemm_s8_detail::workspace_bytes(group_plan(weights, m));
+}
+
+void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
+  if (weights.depthwise != nullptr) return depthwise_s8_detail::run(weights, args);
+  const ConvS8Params& p = weights.params;
+  const int64_t out_h = p.out_h(args.in_h), out_w = p.out_w(args.in_w);
+  const int64_t m = args.batch * out_h * out_w;
+  if (m <= 0) return;
+  uint8_t* padding = static_cast<uint8_t*>(args.workspace);
+  void* workspace = padding + padding_bytes(weights);
+  if (is_plain_matrix(p)) {
+    gemm_s8(weights.groups[0],
+            {m, args.input, p.in_channels, args.input_signed, args.input_zero_point, args.out,
+             p.out_channels, args.epilogue, workspace});
+    return;
+  }
+  std::memset(padding, args.input_zero_point, static_cast<size_t>(padding_bytes(weights)));
+  const gemm_s8_detail::Plan plan = group_plan(weights, m);
+  const uint8_t flip = args.input_signed ? 0x80 : 0;
+  const int32_t zero_point = args.input_zero_point + (args.input_signed ? 128 : 0);
+  const int64_t channels = p.in_channels / p.groups, outputs = p.out_channels / p.groups;
+  const int64_t element = gemm_s8_detail::output_bytes(args.epilogue.output);
+  for (int64_t group = 0; group < p.groups; ++group) {
+    const PackedGemmS8& matrix = weights.groups[group];
+    const Gather gather{
+        p,       args,  matrix, static_cast<const uint8_t*>(args.input) + group * channels,
+        padding, out_h, out_w,  weights.whole_rows,
+        flip};
+    gemm_s8_detail::run(matrix, plan, m, of_group(args.epilogue, group * outputs), zero_point,
+                        static_cast<uint8_t*>(args.out) + group * outputs * element, p.out_channels,
+                        workspace, gather);
+  }
+}
+
+}  // namespace compress::kernels
