@@ -95,6 +95,9 @@ struct OpDef {
   // Works on elements of any type by their size (Reshape, Concat, Gather...), so float16 needs no
   // widening. Others that meet float16 or bfloat16 run in float32 and round each result once.
   bool any_type = false;
+  // Reads and writes elements below 8 bits packed, as they are stored. Others see them as int8 or
+  // uint8.
+  bool packed_types = false;
 };
 
 // The rows of all families.

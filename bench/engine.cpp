@@ -1,0 +1,188 @@
+// Every model in both engines, ours and ONNX Runtime (a Python child), alternately run by run;
+// prints medians and their ratio. Usage:
+//   engine [--threads N] [--seconds S] [--python PYTHON] MODEL_OR_FOLDER...
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "compress/core/parallel.h"
+#include "compress/error.h"
+#include "compress/runtime/session.h"
+#include "formats/arrays.h"
+#include "formats/onnx.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using compress::NamedTensor;
+using Clock = std::chrono::steady_clock;
+
+// Sizes for inputs whose shapes the models leave open, by model name.
+std::map<std::string, compress::Shape> shapes_for(const std::string& model) {
+  if (model == "minilm_l6_v2") {
+    return {{"input_ids", {1, 64}}, {"attention_mask", {1, 64}}, {"token_type_ids", {1, 64}}};
+  }
+  if (model == "stories260k") return {{"input_ids", {1, 128}}};
+  if (model == "ppocr_v2_cls") return {{"x", {1, 3, 48, 192}}};
+  if (model == "ppocr_v4_rec") return {{"x", {1, 3, 48, 320}}};
+  if (model == "yunet_n_dynamic") return {{"input", {1, 3, 320, 320}}};
+  if (model == "silero_vad_16k") return {{"input", {1, 512}}, {"state", {2, 1, 128}}};
+  if (model == "tiny_random_gpt2") {
+    std::map<std::string, compress::Shape> shapes{
+        {"input_ids", {1, 8}}, {"position_ids", {1, 8}}, {"attention_mask", {1, 16}}};
+    for (int i = 0; i < 5; ++i) shapes["past_" + std::to_string(i)] = {2, 1, 4, 8, 8};
+    return shapes;
+  }
+  return {};
+}
+
+// A child process with a pipe each way.
+class Child {
+ public:
+  explicit Child(const std::vector<std::string>& command) {
+    int to_child[2];
+    int from_child[2];
+    if (pipe(to_child) != 0 || pipe(from_child) != 0) std::abort();
+    pid_ = fork();
+    if (pid_ == 0) {
+      dup2(to_child[0], STDIN_FILENO);
+      dup2(from_child[1], STDOUT_FILENO);
+      for (const int fd : {to_child[0], to_child[1], from_child[0], from_child[1]}) close(fd);
+      std::vector<char*> arguments;
+      for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+      arguments.push_back(nullptr);
+      execvp(arguments[0], arguments.data());
+      _exit(127);
+    }
+    close(to_child[0]);
+    close(from_child[1]);
+    out_ = fdopen(to_child[1], "w");
+    in_ = fdopen(from_child[0], "r");
+  }
+  ~Child() {
+    std::fclose(out_);
+    std::fclose(in_);
+    waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  void write_line() {
+    std::fputc('\n', out_);
+    std::fflush(out_);
+  }
+  std::string read_line() {
+    std::string line;
+    for (int c = std::fgetc(in_); c != EOF && c != '\n'; c = std::fgetc(in_)) {
+      line.push_back(static_cast<char>(c));
+    }
+    return line;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  FILE* out_ = nullptr;
+  FILE* in_ = nullptr;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+struct Settings {
+  int threads = 1;
+  double seconds = 3;
+  std::string python = "python3";
+};
+
+// Our median over theirs, or 0 where one of the engines cannot run the model.
+double compare(const fs::path& path, const Settings& settings) {
+  const std::string name = path.stem().string();
+  const compress::Model model = compress::read_onnx(path.string());
+  const std::vector<NamedTensor> feed = compress::random_feed(model, shapes_for(name), 1);
+  const std::string feed_path = fmt::format("/tmp/engine_feed_{}.npz", getpid());
+  compress::write_npz(feed_path, feed, true);
+  const std::string runner = (fs::path(__FILE__).parent_path() / "ort_runner.py").string();
+  Child peer({settings.python, fs::exists(runner) ? runner : "bench/ort_runner.py", path.string(),
+              feed_path, std::to_string(settings.threads)});
+  compress::Session session(model);
+  session.run(feed);
+  if (const std::string answer = peer.read_line(); answer != "ready") {
+    fmt::print("{:24} onnxruntime {}\n", name, answer);
+    return 0;
+  }
+  std::vector<double> ours;
+  std::vector<double> theirs;
+  const auto end = Clock::now() + std::chrono::duration<double>(settings.seconds);
+  for (int run = 0; Clock::now() < end || run < 8; ++run) {
+    const auto start = Clock::now();
+    session.run_discarding(feed);
+    const double milliseconds =
+        std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    peer.write_line();
+    const double peer_milliseconds = std::atof(peer.read_line().c_str()) * 1e-6;
+    if (run < 3) continue;  // warm-up
+    ours.push_back(milliseconds);
+    theirs.push_back(peer_milliseconds);
+  }
+  fs::remove(feed_path);
+  const double ratio = median(ours) / median(theirs);
+  fmt::print("{:24} {:>9.3f} {:>9.3f} {:>7.2f} {:>6}\n", name, median(ours), median(theirs), ratio,
+             ours.size());
+  std::fflush(stdout);
+  return ratio;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  signal(SIGPIPE, SIG_IGN);
+  Settings settings;
+  std::vector<fs::path> models;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--threads" && i + 1 < argc) {
+      settings.threads = std::max(1, std::atoi(argv[++i]));
+    } else if (word == "--seconds" && i + 1 < argc) {
+      settings.seconds = std::atof(argv[++i]);
+    } else if (word == "--python" && i + 1 < argc) {
+      settings.python = argv[++i];
+    } else if (fs::is_directory(word)) {
+      for (const auto& entry : fs::directory_iterator(word)) {
+        if (entry.path().extension() == ".onnx") models.push_back(entry.path());
+      }
+    } else {
+      models.emplace_back(word);
+    }
+  }
+  std::sort(models.begin(), models.end());
+  compress::set_thread_count(settings.threads);
+  fmt::print("{:24} {:>9} {:>9} {:>7} {:>6}   ({} threads, batch 1)\n", "model", "ours ms",
+             "ORT ms", "ratio", "runs", settings.threads);
+  double log_sum = 0;
+  int count = 0;
+  for (const fs::path& path : models) {
+    try {
+      if (const double ratio = compare(path, settings); ratio > 0) {
+        log_sum += std::log(ratio);
+        ++count;
+      }
+    } catch (const compress::Error& error) {
+      fmt::print("{:24} {}\n", path.stem().string(), error.what());
+    }
+  }
+  if (count > 0) fmt::print("geometric mean of {}: {:.3f}\n", count, std::exp(log_sum / count));
+  return 0;
+}

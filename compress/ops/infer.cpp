@@ -1,0 +1,162 @@
+// Inference over a whole graph, with folding of what depends on shapes and small constants.
+#include <algorithm>
+#include <map>
+
+#include "compress/error.h"
+#include "compress/ops/fold.h"
+#include "compress/ops/op.h"
+#include "compress/ops/support.h"
+
+namespace compress {
+namespace {
+
+// Shape arithmetic, index lists, scales: enough for all that decides shapes, little to compute.
+constexpr uint64_t kMaxFoldBytes = 64 << 10;
+
+// Operators that read the shape of their input alone.
+bool reads_only_shape(const Node& node) {
+  return node.domain.empty() && (node.op_type == "Shape" || node.op_type == "Size");
+}
+
+struct Inference {
+  Model& model;
+  std::map<ValueId, Tensor> folded;
+
+  void set_unknown(const Node& node) {
+    for (const ValueId id : node.outputs) {
+      if (id != kNoValue) model.graph.set_type(id, TypeInfo{});
+    }
+  }
+
+  void visit(NodeId id) {
+    const Node& node = model.graph.node(id);
+    const int opset = opset_of(node, model);
+    const OpDef* op = find_op(node.domain, node.op_type, opset);
+    if (op == nullptr || model.find_function(node) != nullptr) return set_unknown(node);
+    NodeContext context = context_of(model.graph, node, opset);
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const auto known = folded.find(node.inputs[i]);
+      if (known != folded.end()) context.constants[i] = &known->second;
+    }
+    try {
+      infer_node(*op, context);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      return set_unknown(node);
+    }
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      if (node.outputs[i] != kNoValue)
+        model.graph.set_type(node.outputs[i], context.output_types[i]);
+    }
+    if (!is_foldable(context, kMaxFoldBytes)) return;
+    try {
+      std::vector<Tensor> tensors = fold_node(*op, context);
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        if (tensors[i]) folded.emplace(node.outputs[i], std::move(tensors[i]));
+      }
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+    }
+  }
+};
+
+}  // namespace
+
+NodeContext context_of(const Graph& graph, const Node& node, int opset) {
+  NodeContext context(node, opset);
+  context.input_types.resize(node.inputs.size());
+  context.constants.resize(node.inputs.size(), nullptr);
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.inputs[i] == kNoValue) continue;
+    const Value& value = graph.value(node.inputs[i]);
+    context.input_types[i] = value.type;
+    if (!value.is_constant()) continue;
+    context.input_types[i] = {value.constant.dtype(), true, value.constant.shape()};
+    context.constants[i] = &value.constant;
+  }
+  return context;
+}
+
+void infer_node(const OpDef& op, NodeContext& context) {
+  context.output_types.assign(context.node().outputs.size(), TypeInfo{});
+  const std::string name = ops::label(context);
+  try {
+    op.infer(context);
+  } catch (Error& error) {
+    if (error.message().compare(0, name.size(), name) != 0) error.add_context("types of " + name);
+    throw;
+  }
+}
+
+bool is_foldable(const NodeContext& context, uint64_t max_bytes) {
+  if (!context.node().bodies.empty()) return false;
+  if (reads_only_shape(context.node())) return context.has_input(0) && context.in(0).is_concrete();
+  for (int i = 0; i < context.input_count(); ++i) {
+    if (!context.has_input(i)) continue;
+    const Tensor* tensor = context.constant(i);
+    if (tensor == nullptr || tensor->dtype() == DType::string) return false;
+    if (tensor->bytes() > max_bytes) return false;
+  }
+  for (size_t i = 0; i < context.output_types.size(); ++i) {
+    if (!context.has_output(static_cast<int>(i))) continue;
+    const TypeInfo& type = context.output_types[i];
+    if (!type.is_concrete() || info(type.dtype).bits == 0) return false;
+    if (byte_size(type.dtype, static_cast<uint64_t>(type.shape.count())) > max_bytes) return false;
+  }
+  return true;
+}
+
+std::vector<Tensor> fold_node(const OpDef& op, const NodeContext& context) {
+  std::vector<Tensor> inputs;
+  for (int i = 0; i < context.input_count(); ++i) {
+    inputs.push_back(context.constant(i) != nullptr ? *context.constant(i) : Tensor());
+  }
+  return run_node(op, context, inputs);
+}
+
+std::vector<Tensor> run_node(const OpDef& op, const NodeContext& given,
+                             std::span<const Tensor> inputs) {
+  NodeContext context = given;
+  infer_node(op, context);
+  const Kernel kernel = prepare_kernel(op, context);
+  std::vector<TensorData> held;
+  std::vector<TensorView> views;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    held.push_back(inputs[i] ? inputs[i].read() : TensorData());
+    views.push_back(held.back().view());
+    if (!inputs[i]) views.back().shape = context.input_types[i].shape;
+  }
+  std::vector<Tensor> outputs(context.node().outputs.size());
+  std::vector<TensorView> targets(outputs.size());
+  const auto allocate = [&](int i, DType dtype, const Shape& shape) {
+    const auto slot = static_cast<size_t>(i);
+    outputs[slot] = Tensor::allocate(dtype, shape);
+    targets[slot] = outputs[slot].mutable_view();
+  };
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const TypeInfo& type = context.output_types[i];
+    if (context.has_output(static_cast<int>(i)) && type.is_concrete()) {
+      allocate(static_cast<int>(i), type.dtype, type.shape);
+    }
+  }
+  const Tensor workspace =
+      Tensor::allocate(DType::uint8, Shape{static_cast<int64_t>(kernel.workspace_bytes)});
+  KernelArgs args{views, targets, nullptr, allocate};
+  args.workspace = const_cast<std::byte*>(static_cast<const std::byte*>(workspace.identity()));
+  kernel.run(args);
+  return outputs;
+}
+
+void infer_types(Model& model, const std::map<std::string, Shape>& input_shapes) {
+  for (const ValueId id : model.graph.inputs()) {
+    const Value& value = model.graph.value(id);
+    const auto given = input_shapes.find(value.name);
+    if (given == input_shapes.end()) continue;
+    model.graph.set_type(id, {value.type.dtype, true, given->second});
+  }
+  Inference inference{model, {}};
+  const std::vector<NodeId> order = model.graph.order();
+  for (const NodeId id : order) inference.visit(id);
+}
+
+}  // namespace compress
