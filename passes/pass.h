@@ -25,11 +25,15 @@ struct PassResult {
   Json details = Json::object();  // figures for the report: counts, sparsity per layer
 };
 
+// Lifts the default opset of a model; injected, since passes do not include formats.
+using LiftOpset = std::function<void(Model&, int opset)>;
+
 struct PassContext {
   const Options& options;
   uint64_t seed = 0;
-  // Statistics of activations by value name; null where the pass asked for none.
+  // Statistics of activations by value name; null where there are none (no data).
   const StatisticsSet* statistics = nullptr;
+  const LiftOpset* lift_opset = nullptr;  // null where the caller gave no converter
 };
 
 struct PassDef {
@@ -37,6 +41,8 @@ struct PassDef {
   std::string_view step;     // the step (subcommand) that runs it: "optimize"
   std::string_view summary;  // one line
   PassResult (*run)(Model& model, PassContext& context);
+  bool bodies = false;            // also runs on the bodies of If, Loop and Scan, each as a model
+  bool needs_statistics = false;  // StepDef::wants is asked before the first such pass of a step
 };
 
 // The passes of a step, in the order they run.
@@ -47,7 +53,10 @@ struct StepDef {
   std::string_view summary;
   std::span<const OptionDef> options;
   // Which statistics the step needs of which values of the (already optimized) model; null: none.
-  StatisticsRequests (*wants)(const Model& model, const Options& options);
+  // Asked only where the pipeline can give statistics.
+  StatisticsRequests (*wants)(const Model& model, const Options& options) = nullptr;
+  int max_rounds = 1;           // the passes repeat while one changes something, at most so often
+  bool optimize_first = false;  // runs "optimize" with its defaults unless the step before was it
 };
 std::span<const StepDef> all_steps();
 // Fails (usage) naming the nearest.
@@ -55,8 +64,10 @@ const StepDef& find_step(std::string_view name);
 
 // --- The pipeline --------------------------------------------------------------------------------
 
+// One a pass and step, in the order of first execution; rounds are summed.
 struct PassRecord {
   std::string name;
+  std::string step;
   double seconds = 0;
   bool changed = false;
   std::vector<Skipped> skipped;
@@ -66,10 +77,12 @@ struct PassRecord {
 struct PipelineOptions {
   std::vector<std::string> disabled;  // pass names
   std::string stop_after;
-  std::string dump_after;
+  std::string dump_after;                     // print_graph goes to `log` after this pass
   std::function<void(std::string_view)> log;  // one line a pass; may be empty
-  // Gives statistics for a model at the point where the step runs (calibration, or a file).
+  // Gives statistics for a model at the point where the step runs (calibration, or a file). Empty:
+  // there is no data. The model's types are inferred.
   std::function<StatisticsSet(const Model&, const StatisticsRequests&, const Options&)> statistics;
+  LiftOpset lift_opset;  // formats' convert_opset; empty: models stay at their opset
 };
 
 struct PipelineResult {

@@ -1,0 +1,56 @@
+// Small edits that several passes share.
+#pragma once
+
+#include "compress/graph/graph.h"
+#include "compress/graph/model.h"
+
+namespace compress {
+
+// True where every reader of `from`, graph outputs included, may read `to` instead without an input
+// or a constant becoming a graph output, or one value becoming two outputs with different names.
+inline bool can_replace(const Graph& graph, ValueId from, ValueId to) {
+  if (!graph.is_output(from)) return true;
+  return graph.value(to).producer != kNoNode && !graph.is_output(to);
+}
+
+// Removes a node whose single used output equals `to`. REQUIRES can_replace(output, to).
+inline void bypass(Graph& graph, NodeId id, ValueId to) {
+  graph.replace_uses(graph.node(id).outputs[0], to);
+  graph.erase(id);
+}
+
+// Removes `follower`, whose work its producer now does: the producer's output `from` takes over the
+// follower's readers and its name, so that a name keeps its meaning (statistics, comparison by
+// layer). REQUIRES that `follower` alone reads `from`.
+inline void absorb(Graph& graph, NodeId follower, ValueId from) {
+  const ValueId out = graph.node(follower).outputs[0];
+  const std::string name = graph.value(out).name;
+  const TypeInfo type = graph.value(out).type;
+  graph.replace_uses(out, from);
+  graph.erase(follower);
+  graph.set_type(from, type);
+  if (graph.value(from).name != name && graph.find_value(name) == kNoValue) {
+    graph.rename(from, name);
+  }
+}
+
+// The only reader of `id` where it has exactly one and is no graph output, else kNoNode.
+inline NodeId single_reader(const Graph& graph, ValueId id) {
+  if (graph.is_output(id) || graph.uses(id).size() != 1) return kNoNode;
+  return graph.uses(id)[0].node;
+}
+
+// A constant whose content cannot change: before IR 4 every initializer is also listed as an input;
+// from IR 4 on a listed one is a default that callers may override.
+inline const Tensor* fixed_constant(const Model& model, ValueId id) {
+  if (id == kNoValue) return nullptr;
+  const Value& value = model.graph.value(id);
+  if (!value.is_constant() || (value.is_input && model.ir_version >= 4)) return nullptr;
+  return &value.constant;
+}
+
+inline ValueId operand(const Node& node, size_t slot) {
+  return slot < node.inputs.size() ? node.inputs[slot] : kNoValue;
+}
+
+}  // namespace compress

@@ -1,0 +1,181 @@
+#include <algorithm>
+#include <chrono>
+
+#include "compress/core/nearest.h"
+#include "compress/error.h"
+#include "compress/ops/op.h"
+#include "passes/pass.h"
+
+namespace compress {
+namespace {
+
+// What surrounds a body, with the body's graph moved in: passes see bodies as models.
+class BodyModel {
+ public:
+  BodyModel(const Model& outer, Graph& body) : body_(body) {
+    model.ir_version = outer.ir_version;
+    model.opsets = outer.opsets;
+    model.graph = std::move(body_);
+  }
+  ~BodyModel() { body_ = std::move(model.graph); }
+  BodyModel(const BodyModel&) = delete;
+  BodyModel& operator=(const BodyModel&) = delete;
+
+  Model model;
+
+ private:
+  Graph& body_;
+};
+
+void merge_details(Json& into, const Json& from) {
+  for (const auto& [key, value] : from.items()) {
+    if (into.contains(key) && into[key].is_number() && value.is_number()) {
+      into[key] = into[key].get<int64_t>() + value.get<int64_t>();
+    } else {
+      into[key] = value;
+    }
+  }
+}
+
+void append(PassResult& into, PassResult from) {
+  into.changed = into.changed || from.changed;
+  std::move(from.skipped.begin(), from.skipped.end(), std::back_inserter(into.skipped));
+  merge_details(into.details, from.details);
+}
+
+PassResult run_with_bodies(const PassDef& pass, Model& model, PassContext& context) {
+  PassResult result = pass.run(model, context);
+  if (!pass.bodies) return result;
+  for (NodeId id = 0; id < model.graph.node_slots(); ++id) {
+    if (!model.graph.node(id).alive) continue;
+    for (const Body& body : model.graph.node(id).bodies) {
+      BodyModel inner(model, *body.graph);
+      append(result, run_with_bodies(pass, inner.model, context));
+    }
+  }
+  return result;
+}
+
+class Pipeline {
+ public:
+  Pipeline(Model& model, const Recipe& recipe, const PipelineOptions& options)
+      : model_(model), recipe_(recipe), options_(options) {}
+
+  PipelineResult run() {
+    check_names();
+    std::string_view before;
+    for (const Step& step : recipe_.steps) {
+      const StepDef& def = find_step(step.name);
+      const Options options = in_context([&] { return fmt::format("step '{}'", step.name); },
+                                         [&] { return Options(def.options, step.options); });
+      if (def.optimize_first && before != "optimize") {
+        const StepDef& optimize = find_step("optimize");
+        run_step(optimize, Options(optimize.options, Json::object()));
+      }
+      result_.resolved_steps.push_back(Json{{step.name, options.json()}});
+      if (!stopped_) run_step(def, options);
+      if (stopped_) break;
+      before = def.name;
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void check_names() const {
+    std::vector<std::string_view> names;
+    for (const PassDef& pass : all_passes()) names.push_back(pass.name);
+    std::vector<std::string> wanted = options_.disabled;
+    for (const std::string& name : {options_.stop_after, options_.dump_after}) {
+      if (!name.empty()) wanted.push_back(name);
+    }
+    for (const std::string& name : wanted) {
+      if (std::find(names.begin(), names.end(), name) == names.end()) {
+        fail(ErrorCode::usage, "unknown pass '{}'{}", name, suggestion(name, names));
+      }
+    }
+  }
+
+  bool is_disabled(std::string_view pass) const {
+    return std::find(options_.disabled.begin(), options_.disabled.end(), pass) !=
+           options_.disabled.end();
+  }
+
+  void run_step(const StepDef& step, const Options& options) {
+    StatisticsSet statistics;
+    bool asked = false;
+    PassContext context{options, recipe_.seed, nullptr,
+                        options_.lift_opset ? &options_.lift_opset : nullptr};
+    for (int round = 0; round < step.max_rounds; ++round) {
+      bool changed = false;
+      for (const PassDef& pass : all_passes()) {
+        if (pass.step != step.name || is_disabled(pass.name)) continue;
+        if (pass.needs_statistics && !asked && options_.statistics && step.wants != nullptr) {
+          asked = true;
+          infer_types(model_);
+          const StatisticsRequests wanted = step.wants(model_, options);
+          if (!wanted.empty()) {
+            statistics = options_.statistics(model_, wanted, options);
+            context.statistics = &statistics;
+          }
+        }
+        changed = run_pass(pass, context, round) || changed;
+        if (options_.stop_after == pass.name) stopped_ = true;
+        if (stopped_) return;
+      }
+      if (!changed) return;
+    }
+  }
+
+  bool run_pass(const PassDef& pass, PassContext& context, int round) {
+    const auto start = std::chrono::steady_clock::now();
+    PassResult result = in_context([&] { return fmt::format("in pass {}", pass.name); },
+                                   [&] {
+                                     PassResult out = run_with_bodies(pass, model_, context);
+                                     check_graph(model_.graph);
+                                     return out;
+                                   });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    log(fmt::format("{} (round {}): {}, {:.1f} ms, {} nodes{}", pass.name, round + 1,
+                    result.changed ? "changed" : "unchanged", seconds.count() * 1e3,
+                    model_.graph.node_count(),
+                    result.details.empty() ? "" : " " + result.details.dump()));
+    if (options_.dump_after == pass.name) log(print_graph(model_.graph));
+    const bool changed = result.changed;
+    record(pass, std::move(result), seconds.count());
+    return changed;
+  }
+
+  void record(const PassDef& pass, PassResult result, double seconds) {
+    result_.changed = result_.changed || result.changed;
+    auto row = std::find_if(result_.passes.begin(), result_.passes.end(), [&](const auto& record) {
+      return record.name == pass.name && record.step == pass.step;
+    });
+    if (row == result_.passes.end()) {
+      row = result_.passes.emplace(row);
+      row->name = pass.name;
+      row->step = pass.step;
+    }
+    row->seconds += seconds;
+    row->changed = row->changed || result.changed;
+    row->skipped = std::move(result.skipped);  // what the last round still had to leave
+    merge_details(row->details, result.details);
+  }
+
+  void log(std::string_view line) const {
+    if (options_.log) options_.log(line);
+  }
+
+  Model& model_;
+  const Recipe& recipe_;
+  const PipelineOptions& options_;
+  PipelineResult result_;
+  bool stopped_ = false;
+};
+
+}  // namespace
+
+PipelineResult run_pipeline(Model& model, const Recipe& recipe, const PipelineOptions& options) {
+  return Pipeline(model, recipe, options).run();
+}
+
+}  // namespace compress
