@@ -1,0 +1,43 @@
+#include "compress/runtime/lower.h"
+
+#include <array>
+#include <span>
+
+#include "compress/error.h"
+
+namespace compress::runtime {
+namespace {
+
+// "name\0operator" pairs of what a fused node stands for.
+constexpr const char* kOrigins = "compress_origins";
+
+}  // namespace
+
+const OpDef& internal_op(const Node& node) {
+  fail(ErrorCode::internal, "no internal operator {}", node.op_type);
+}
+
+std::vector<std::pair<std::string, std::string>> origins_of(const Node& node) {
+  std::vector<std::pair<std::string, std::string>> origins;
+  const AttributeValue* value = node.attribute(kOrigins);
+  if (value == nullptr) return {{node.name, node.op_type}};
+  const auto& names = std::get<std::vector<std::string>>(*value);
+  for (size_t i = 0; i + 1 < names.size(); i += 2) origins.emplace_back(names[i], names[i + 1]);
+  return origins;
+}
+
+void add_origin(Graph& graph, NodeId fused, NodeId part) {
+  std::vector<std::string> names;
+  if (const AttributeValue* value = graph.node(fused).attribute(kOrigins)) {
+    names = std::get<std::vector<std::string>>(*value);
+  }
+  for (const auto& [name, op] : origins_of(graph.node(part))) {
+    names.push_back(name);
+    names.push_back(op);
+  }
+  graph.edit(fused).set_attribute(kOrigins, std::move(names));
+}
+
+void lower(Model&) {}
+
+}  // namespace compress::runtime
