@@ -84,6 +84,13 @@ TEST_CASE("histogram edges: powers of two, bin borders, largest and smallest flo
     borders.push_back(std::nextafter(static_cast<float>(i), -2000.0f));
   }
   const Statistics b = of(borders);
+  Statistics grown = of({-0.9999f, 0.9999f, -0.5f});
+  grown.merge(of({1e6f}));
+  CHECK(grown.histogram.counts ==
+        naive_counts({-0.9999f, 0.9999f, -0.5f, 1e6f}, grown.histogram.exponent));
+  Statistics once = of({-0.9999f, 0.9999f});
+  once.merge(of({-1.5f}));
+  CHECK(once.histogram.counts == naive_counts({-0.9999f, 0.9999f, -1.5f}, 1));
   CHECK(b.histogram.exponent == 10);
   CHECK(b.histogram.counts == naive_counts(borders, 10));
 }
@@ -155,6 +162,9 @@ TEST_CASE("what is not finite is skipped and reported") {
   CHECK(none.batches == 0);
   CHECK(none.histogram.empty);
   CHECK(of({}).count == 0);
+  // Which zero is the smallest must not depend on the order.
+  CHECK_FALSE(std::signbit(of({-0.0f}).min));
+  CHECK_FALSE(std::signbit(of({-0.0f}).max));
 
   std::vector<float> values = {1, kNan, -7, 4, kInfinity, 2};
   Statistics c;
