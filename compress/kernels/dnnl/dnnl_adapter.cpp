@@ -1,0 +1,303 @@
+#include "compress/kernels/dnnl/dnnl_adapter.h"
+
+#include <algorithm>
+#include <cstring>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "compress/kernels/aligned.h"
+#include "compress/kernels/isa.h"
+
+namespace compress::kernels {
+namespace {
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+
+constexpr auto kFloat = memory::data_type::f32;
+
+size_t aligned(size_t bytes) {
+  return static_cast<size_t>(round_up(static_cast<int64_t>(bytes), kAlignment));
+}
+
+// The engine, with what COMPRESS_ISA forces set before oneDNN does anything.
+const dnnl::engine& cpu_engine() {
+  static const dnnl::engine engine = [] {
+    const IsaChoice& choice = isa_choice();
+    if (choice.forced) {
+      struct Cap {
+        const char* name;
+        dnnl::cpu_isa isa;
+      };
+      constexpr Cap kCaps[] = {{"ref", dnnl::cpu_isa::sse41},
+                               {"avx2", dnnl::cpu_isa::avx2},
+                               {"avx512", dnnl::cpu_isa::avx512_core},
+                               {"avx512vnni", dnnl::cpu_isa::avx512_core_vnni}};
+      for (const Cap& cap : kCaps) {
+        if (std::strcmp(cap.name, choice.name) == 0) dnnl::set_max_cpu_isa(cap.isa);
+      }
+    }
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
+  return engine;
+}
+
+const dnnl::stream& cpu_stream() {
+  static const dnnl::stream stream(cpu_engine());
+  return stream;
+}
+
+void append_clamp(dnnl::post_ops& ops, const ClampF32& clamp) {
+  const ClampF32 none;
+  if (clamp.lo == 0.0f && clamp.hi == none.hi) {
+    ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+  } else if (clamp.lo != none.lo || clamp.hi != none.hi) {
+    ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_clip, clamp.lo, clamp.hi);
+  }
+}
+
+// A prepared primitive and its arguments; run() only changes where the arguments point.
+class Prepared {
+ public:
+  static constexpr int kScratchpad = DNNL_ARG_SCRATCHPAD;
+
+  template <class Descriptor>
+  explicit Prepared(const Descriptor& description)
+      : implementation_(description.impl_info_str()),
+        workspace_bytes_(description.scratchpad_desc().get_size()),
+        primitive_(description.get()) {
+    add(kScratchpad, description.scratchpad_desc());
+  }
+
+  void add(int argument, const memory::desc& description) {
+    add(argument, memory(description, cpu_engine(), DNNL_MEMORY_NONE));
+  }
+  void add(int argument, memory value) {
+    memories_.push_back(std::move(value));
+    arguments_.push_back({argument, memories_.back().get()});
+  }
+  void point(int argument, const void* data) noexcept {
+    for (size_t i = 0; i < arguments_.size(); ++i) {
+      if (arguments_[i].arg == argument) {
+        dnnl_memory_set_data_handle(memories_[i].get(), const_cast<void*>(data));
+      }
+    }
+  }
+  // The C function: the C++ one builds a map of the arguments.
+  void run(void* workspace) noexcept {
+    point(kScratchpad, workspace);
+    dnnl_primitive_execute(primitive_.get(), cpu_stream().get(),
+                           static_cast<int>(arguments_.size()), arguments_.data());
+  }
+
+  size_t workspace_bytes() const { return workspace_bytes_; }
+  const char* implementation() const { return implementation_.c_str(); }
+
+ private:
+  std::string implementation_;
+  size_t workspace_bytes_;
+  dnnl::primitive primitive_;
+  std::vector<memory> memories_;
+  std::vector<dnnl_exec_arg_t> arguments_;
+};
+
+std::optional<Prepared> make_reorder(const memory::desc& from, const memory::desc& to) {
+  if (from == to) return std::nullopt;
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  Prepared reorder(dnnl::reorder::primitive_desc(cpu_engine(), from, cpu_engine(), to, attr));
+  reorder.add(DNNL_ARG_FROM, from);
+  reorder.add(DNNL_ARG_TO, to);
+  return reorder;
+}
+
+void run_reorder(Prepared& reorder, const void* from, void* to, void* workspace) noexcept {
+  reorder.point(DNNL_ARG_FROM, from);
+  reorder.point(DNNL_ARG_TO, to);
+  reorder.run(workspace);
+}
+
+// A copy of `data`, in the layout that the primitive prefers.
+memory reordered(const float* data, const memory::desc& from, const memory::desc& to) {
+  memory source(from, cpu_engine(), const_cast<float*>(data));
+  memory target(to, cpu_engine());
+  dnnl::stream stream(cpu_engine());
+  dnnl::reorder(source, target).execute(stream, source, target);
+  stream.wait();
+  return target;
+}
+
+// `late_bias` is added after alpha: oneDNN scales its own bias by it.
+dnnl::primitive_attr attributes(bool residual, const ClampF32& clamp, float alpha = 1.0f,
+                                const memory::desc* late_bias = nullptr) {
+  dnnl::post_ops ops;
+  if (residual) ops.append_sum();
+  if (late_bias) ops.append_binary(dnnl::algorithm::binary_add, *late_bias);
+  append_clamp(ops, clamp);
+  dnnl::primitive_attr attr;
+  attr.set_post_ops(ops);
+  if (alpha != 1.0f) attr.set_output_scales(0, {alpha});
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attr;
+}
+
+}  // namespace
+
+// The convolution runs between `reorder_in` and `reorder_out` where it has layouts of its own; its
+// tensors then follow the scratch memory in the workspace.
+struct DnnlConvF32::State {
+  Prepared prepared;
+  bool residual;
+  size_t out_bytes;
+  std::optional<Prepared> reorder_in, reorder_residual, reorder_out;
+  size_t scratch_bytes = 0, in_bytes = 0, workspace_bytes = 0;
+};
+
+DnnlConvF32::DnnlConvF32(std::unique_ptr<State> state) : state_(std::move(state)) {}
+DnnlConvF32::~DnnlConvF32() = default;
+
+std::unique_ptr<DnnlConvF32> DnnlConvF32::make(const ConvF32Params& p, const float* weights,
+                                               const float* bias) try {
+  const Tag tag = p.layout == ConvF32Params::Layout::nhwc ? Tag::nhwc : Tag::nchw;
+  const int64_t in_group = p.in_channels / p.groups, out_group = p.out_channels / p.groups;
+  const memory::dims weight_dims =
+      p.groups == 1 ? memory::dims{p.out_channels, p.in_channels, p.kernel_h, p.kernel_w}
+                    : memory::dims{p.groups, out_group, in_group, p.kernel_h, p.kernel_w};
+  const memory::desc plain(weight_dims, kFloat, p.groups == 1 ? Tag::oihw : Tag::goihw);
+  const memory::desc any(weight_dims, kFloat, Tag::any);
+  // On plain NCHW oneDNN would fall back to im2col: let it choose, and convert at both ends.
+  const Tag inner = p.layout == ConvF32Params::Layout::nhwc ? Tag::nhwc : Tag::any;
+  const memory::desc input({p.batch, p.in_channels, p.in_h, p.in_w}, kFloat, tag);
+  const memory::desc output({p.batch, p.out_channels, p.out_h(), p.out_w()}, kFloat, tag);
+  const memory::desc bias_desc =
+      bias ? memory::desc({p.out_channels}, kFloat, Tag::x) : memory::desc();
+  const dnnl::convolution_forward::desc description(
+      dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
+      memory::desc(input.dims(), kFloat, inner), any, bias_desc,
+      memory::desc(output.dims(), kFloat, inner), {p.stride_h, p.stride_w},
+      {p.dilation_h - 1, p.dilation_w - 1}, {p.pad_top, p.pad_left}, {p.pad_bottom, p.pad_right});
+  const dnnl::convolution_forward::primitive_desc chosen(
+      description, attributes(p.residual, p.clamp), cpu_engine());
+
+  const memory::desc inner_in = chosen.src_desc(), inner_out = chosen.dst_desc();
+  auto state =
+      std::make_unique<State>(State{Prepared(chosen), p.residual, output.get_size(), {}, {}, {}});
+  state->reorder_in = make_reorder(input, inner_in);
+  state->reorder_out = make_reorder(inner_out, output);
+  if (p.residual) state->reorder_residual = make_reorder(output, inner_out);
+  size_t scratch = state->prepared.workspace_bytes();
+  for (const auto* reorder : {&state->reorder_in, &state->reorder_residual, &state->reorder_out}) {
+    if (*reorder) scratch = std::max(scratch, (*reorder)->workspace_bytes());
+  }
+  state->scratch_bytes = aligned(scratch);
+  state->in_bytes = state->reorder_in ? aligned(inner_in.get_size()) : 0;
+  state->workspace_bytes =
+      state->scratch_bytes + state->in_bytes + (state->reorder_out ? inner_out.get_size() : 0);
+  state->prepared.add(DNNL_ARG_SRC, inner_in);
+  state->prepared.add(DNNL_ARG_DST, inner_out);
+  state->prepared.add(DNNL_ARG_WEIGHTS, reordered(weights, plain, chosen.weights_desc()));
+  if (bias) state->prepared.add(DNNL_ARG_BIAS, reordered(bias, bias_desc, bias_desc));
+  return std::unique_ptr<DnnlConvF32>(new DnnlConvF32(std::move(state)));
+} catch (const dnnl::error&) {
+  return nullptr;
+}
+
+size_t DnnlConvF32::workspace_bytes() const noexcept { return state_->workspace_bytes; }
+const char* DnnlConvF32::implementation() const noexcept {
+  return state_->prepared.implementation();
+}
+
+void DnnlConvF32::run(const float* input, const float* residual, float* out,
+                      void* workspace) noexcept {
+  State& s = *state_;
+  uint8_t* buffers = static_cast<uint8_t*>(workspace) + s.scratch_bytes;
+  const void* source = input;
+  void* target = out;
+  if (s.reorder_in) {
+    run_reorder(*s.reorder_in, input, buffers, workspace);
+    source = buffers;
+  }
+  if (s.reorder_out) target = buffers + s.in_bytes;
+  if (s.reorder_residual) {
+    run_reorder(*s.reorder_residual, residual, target, workspace);
+  } else if (s.residual && residual != target) {
+    std::memcpy(target, residual, s.out_bytes);
+  }
+  s.prepared.point(DNNL_ARG_SRC, source);
+  s.prepared.point(DNNL_ARG_DST, target);
+  s.prepared.run(workspace);
+  if (s.reorder_out) run_reorder(*s.reorder_out, target, out, workspace);
+}
+
+std::vector<int64_t> MatMulF32Params::out_dims() const {
+  std::vector<int64_t> dims = a_dims;
+  for (size_t i = 0; i + 2 < dims.size(); ++i) dims[i] = dims[i] == 1 ? b_dims[i] : dims[i];
+  dims.back() = b_dims.back();
+  return dims;
+}
+
+struct DnnlMatMulF32::State {
+  Prepared prepared;
+  bool constant_b;
+};
+
+DnnlMatMulF32::DnnlMatMulF32(std::unique_ptr<State> state) : state_(std::move(state)) {}
+DnnlMatMulF32::~DnnlMatMulF32() = default;
+
+std::unique_ptr<DnnlMatMulF32> DnnlMatMulF32::make(const MatMulF32Params& p,
+                                                   const float* constant_b, const float* bias) try {
+  const memory::dims out_dims = p.out_dims();
+  memory::dims out_strides(out_dims.size(), 1);
+  for (size_t i = out_dims.size() - 1; i > 0; --i) {
+    out_strides[i - 1] = out_strides[i] * std::max<int64_t>(out_dims[i], 1);
+  }
+  const memory::desc a(p.a_dims, kFloat, p.a_strides), b(p.b_dims, kFloat, p.b_strides);
+  const memory::desc out(out_dims, kFloat, out_strides);
+  const memory::desc b_prepared = constant_b ? memory::desc(p.b_dims, kFloat, Tag::any) : b;
+  memory::dims bias_dims(out_dims.size(), 1);
+  bias_dims.back() = out_dims.back();
+  const memory::desc bias_desc =
+      bias ? memory::desc(bias_dims, kFloat, memory::dims(out_dims.size(), 1)) : memory::desc();
+  const bool late_bias = bias && p.alpha != 1.0f;
+  const dnnl::matmul::desc description = bias && !late_bias
+                                             ? dnnl::matmul::desc(a, b_prepared, bias_desc, out)
+                                             : dnnl::matmul::desc(a, b_prepared, out);
+  const dnnl::matmul::primitive_desc chosen(
+      description, attributes(false, p.clamp, p.alpha, late_bias ? &bias_desc : nullptr),
+      cpu_engine());
+
+  auto state = std::make_unique<State>(State{Prepared(chosen), constant_b != nullptr});
+  state->prepared.add(DNNL_ARG_SRC, a);
+  state->prepared.add(DNNL_ARG_DST, out);
+  if (constant_b) {
+    state->prepared.add(DNNL_ARG_WEIGHTS, reordered(constant_b, b, chosen.weights_desc()));
+  } else {
+    state->prepared.add(DNNL_ARG_WEIGHTS, b);
+  }
+  if (bias) {
+    const int argument =
+        late_bias ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1 : DNNL_ARG_BIAS;
+    state->prepared.add(argument, reordered(bias, bias_desc, bias_desc));
+  }
+  return std::unique_ptr<DnnlMatMulF32>(new DnnlMatMulF32(std::move(state)));
+} catch (const dnnl::error&) {
+  return nullptr;
+}
+
+size_t DnnlMatMulF32::workspace_bytes() const noexcept {
+  return state_->prepared.workspace_bytes();
+}
+const char* DnnlMatMulF32::implementation() const noexcept {
+  return state_->prepared.implementation();
+}
+
+void DnnlMatMulF32::run(const float* a, const float* b, float* out, void* workspace) noexcept {
+  state_->prepared.point(DNNL_ARG_SRC, a);
+  state_->prepared.point(DNNL_ARG_DST, out);
+  if (!state_->constant_b) state_->prepared.point(DNNL_ARG_WEIGHTS, b);
+  state_->prepared.run(workspace);
+}
+
+}  // namespace compress::kernels
