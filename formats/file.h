@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "compress/core/sha256.h"
+
 namespace compress {
 
 // A read-only mapping of a regular file; shared by the tensors that lie in it.
@@ -33,6 +35,10 @@ class MappedFile {
   size_t size_;
 };
 
+// Gives back the memory of pages that lie in a mapped file (they count as resident once touched and
+// are read again when needed); other addresses are left alone.
+void drop_mapped_pages(std::span<const std::byte> bytes);
+
 std::string read_file(const std::string& path, uint64_t max_bytes);
 
 // Writes to a temporary beside `path`, locked by flock so that a later run removes only what dead
@@ -47,6 +53,7 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
+  // Every write is checked; a full disk ends here as an error (io) and leaves no file.
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   uint64_t size() const { return written_; }
@@ -56,9 +63,15 @@ class AtomicFile {
   void commit();
 
  private:
+  void write_all(const char* data, size_t size);
+  void discard() noexcept;
+
   std::string path_;
+  std::string folder_;
   std::string temporary_;
+  std::string pending_;  // small writes, gathered
   int fd_ = -1;
+  int slot_ = -1;  // in the table that remove_temporaries() reads
   bool overwrite_;
   uint64_t written_ = 0;
 };
@@ -66,8 +79,7 @@ class AtomicFile {
 // Async-signal-safe: unlinks the temporaries that this process has open.
 void remove_temporaries() noexcept;
 
-// SHA-256 as 64 hexadecimal digits.
-std::string sha256(std::span<const std::byte> bytes);
+// SHA-256 of a file's bytes, as 64 hexadecimal digits.
 std::string sha256_file(const std::string& path);
 
 }  // namespace compress
