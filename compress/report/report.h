@@ -1,0 +1,117 @@
+// What a command found out, as data; docs/report.md describes the JSON.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "compress/recipe.h"
+#include "compress/verify/benchmark.h"
+#include "compress/verify/evaluate.h"
+#include "compress/verify/layers.h"
+#include "compress/verify/metric.h"
+#include "compress/verify/resources.h"
+
+namespace compress {
+
+struct MachineInfo {
+  std::string cpu;
+  std::string isa;
+  int threads = 0;
+  uint64_t memory_bytes = 0;
+};
+
+struct ModelSummary {
+  std::string path;
+  uint64_t bytes = 0;
+  int64_t parameters = 0;
+  int64_t nodes = 0;
+  int opset = 0;
+  double sparsity = 0;  // zeros among the weights
+};
+
+struct PassSummary {
+  std::string name;
+  double seconds = 0;
+  bool changed = false;
+  struct Skip {
+    std::string node;
+    std::string reason;
+  };
+  std::vector<Skip> skipped;
+  Json details = Json::object();
+};
+
+struct SpeedRow {
+  std::string device = "cpu";
+  int threads = 0;
+  int64_t batch = 1;
+  std::string data;  // "none": seeded noise
+  Benchmark benchmark;
+};
+
+struct KernelRow {
+  std::string node;
+  std::string op;
+  std::string device;
+  std::string kernel;
+  double ms = 0;
+};
+
+struct GateResult {
+  std::string expression;
+  double value = 0;
+  bool passed = false;
+};
+
+struct Report {
+  std::string command;
+  std::string version;
+  std::string build;
+  Json recipe = nullptr;  // null where there is none
+  uint64_t seed = 0;
+  std::optional<bool> changed;  // of commands that write a model
+  std::string note;             // why nothing changed
+  MachineInfo machine;
+  std::optional<ModelSummary> reference;
+  std::optional<ModelSummary> candidate;
+  std::vector<PassSummary> passes;
+  std::string data = "none";  // description of what was evaluated on
+  std::vector<std::string> notes;
+  std::optional<Evaluation> evaluation;
+  std::vector<LayerSimilarity> layers;
+  std::vector<WeightSimilarity> weights;
+  std::vector<SpeedRow> speed;
+  std::optional<ResourceUse> reference_use;
+  std::optional<ResourceUse> candidate_use;
+  std::vector<KernelRow> kernels;
+  std::vector<GateResult> gates;
+  double seconds = 0;
+  uint64_t peak_memory_bytes = 0;
+
+  bool passed() const;
+};
+
+// Every metric that the report holds, under its name in the table.
+Measurements measurements(const Report& report);
+
+Json to_json(const Report& report);
+// The summary for a terminal.
+std::string to_table(const Report& report);
+// The same for a pull request or a job summary.
+std::string to_markdown(const Report& report);
+// One self-contained page.
+std::string to_html(const Report& report);
+// Gates as test cases.
+std::string to_junit(const Report& report);
+
+// Text for the file by its extension: json, md, html, xml. Fails (usage) for another.
+std::string render(const Report& report, std::string_view path);
+// Fails (usage) where render() would.
+void check_report_path(std::string_view path);
+
+// "1.83 MB", "412 B".
+std::string human_bytes(uint64_t bytes);
+
+}  // namespace compress

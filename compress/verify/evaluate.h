@@ -1,0 +1,53 @@
+// Runs two models over the same samples and measures both: similarity always, accuracy where there
+// are labels or scores of pairs. One batch is in memory at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "compress/runtime/sample_source.h"
+#include "compress/runtime/session.h"
+#include "compress/verify/metric.h"
+
+namespace compress {
+
+struct EvaluateOptions {
+  std::string metric_output;  // whose arg-max and labels count; "": the first output
+  int64_t metric_axis = -1;   // of the classes
+  int64_t batch = 1;
+  std::function<void(int64_t done, int64_t total)> progress;  // may be empty
+};
+
+struct OutputSimilarity {
+  std::string name;
+  double sqnr_db = 0;
+  double psnr_db = 0;
+  double cosine = 0;
+  double mse = 0;
+  double max_abs_error = 0;
+  double agreement = 0;
+  double kl = 0;
+};
+
+struct Evaluation {
+  int64_t samples = 0;
+  bool labelled = false;
+  Measurements accuracy;  // rows of the metric table with needs labels, positions, pair_scores
+  std::vector<OutputSimilarity> outputs;
+  std::vector<std::string> notes;  // what could not be compared and why
+  // mse, psnr, sqnr, cosine, agreement, kl: of several outputs the worst; agreement is that of the
+  // metric output.
+  Measurements similarity;
+};
+
+// Fails (usage) where labels do not fit the metric output; (invalid_model) where an output's shapes
+// differ. Scores of pairs are used for those pairs whose both samples are among `indices`.
+Evaluation evaluate(Session& reference, Session& candidate, SampleSource& data,
+                    const std::vector<int64_t>& indices, const EvaluateOptions& options);
+
+// The metrics that evaluate() will give for this data, so that a gate on another is refused first.
+bool can_measure(MetricNeeds needs, SampleSource* data);
+
+}  // namespace compress
