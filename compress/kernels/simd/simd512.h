@@ -27,6 +27,14 @@ using F512 = __m512;
 [[maybe_unused]] inline F512 load_f32(const float* p) noexcept { return _mm512_loadu_ps(p); }
 [[maybe_unused]] inline F512 set_f32(float v) noexcept { return _mm512_set1_ps(v); }
 
+// The lanes of the mask, 0 elsewhere; nothing else is read.
+[[maybe_unused]] inline F512 load_f32(const float* p, uint16_t lanes) noexcept {
+  return _mm512_maskz_loadu_ps(lanes, p);
+}
+[[maybe_unused]] inline I512 load_u8_as_i32(const uint8_t* p) noexcept {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
 // Each 32-bit lane: the four bytes at p.
 [[maybe_unused]] inline I512 broadcast_bytes4(const uint8_t* p) noexcept {
   return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p));
@@ -51,10 +59,8 @@ template <int kBits>
 [[maybe_unused]] inline I512 round_to_i32(F512 a) noexcept { return _mm512_cvtps_epi32(a); }
 [[maybe_unused]] inline F512 add_f32(F512 a, F512 b) noexcept { return _mm512_add_ps(a, b); }
 [[maybe_unused]] inline F512 mul_f32(F512 a, F512 b) noexcept { return _mm512_mul_ps(a, b); }
-// a * b + c with one rounding.
-[[maybe_unused]] inline F512 fma_f32(F512 a, F512 b, F512 c) noexcept {
-  return _mm512_fmadd_ps(a, b, c);
-}
+[[maybe_unused]] inline F512 div_f32(F512 a, F512 b) noexcept { return _mm512_div_ps(a, b); }
+[[maybe_unused]] inline F512 abs_f32(F512 a) noexcept { return _mm512_abs_ps(a); }
 // Of a NaN and b: b, as the x86 instructions have it.
 [[maybe_unused]] inline F512 max_f32(F512 a, F512 b) noexcept { return _mm512_max_ps(a, b); }
 [[maybe_unused]] inline F512 min_f32(F512 a, F512 b) noexcept { return _mm512_min_ps(a, b); }

@@ -39,6 +39,12 @@ Out lanes_of(const Function& f) noexcept {
 [[maybe_unused]] inline F512 load_f32(const float* p) noexcept {
   return lanes_of<F512>([&](int i) { return p[i]; });
 }
+[[maybe_unused]] inline F512 load_f32(const float* p, uint16_t lanes) noexcept {
+  return lanes_of<F512>([&](int i) { return lanes >> i & 1 ? p[i] : 0.0f; });
+}
+[[maybe_unused]] inline I512 load_u8_as_i32(const uint8_t* p) noexcept {
+  return lanes_of<I512>([&](int i) { return int32_t{p[i]}; });
+}
 [[maybe_unused]] inline F512 set_f32(float v) noexcept {
   return lanes_of<F512>([&](int) { return v; });
 }
@@ -97,8 +103,11 @@ template <int kBits>
 [[maybe_unused]] inline F512 mul_f32(F512 a, F512 b) noexcept {
   return lanes_of<F512>([&](int i) { return a.lane[i] * b.lane[i]; });
 }
-[[maybe_unused]] inline F512 fma_f32(F512 a, F512 b, F512 c) noexcept {
-  return lanes_of<F512>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+[[maybe_unused]] inline F512 div_f32(F512 a, F512 b) noexcept {
+  return lanes_of<F512>([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+[[maybe_unused]] inline F512 abs_f32(F512 a) noexcept {
+  return lanes_of<F512>([&](int i) { return std::fabs(a.lane[i]); });
 }
 [[maybe_unused]] inline F512 max_f32(F512 a, F512 b) noexcept {
   return lanes_of<F512>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
