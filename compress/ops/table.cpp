@@ -6,6 +6,7 @@
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "compress/ops/compute_families.h"
 #include "compress/ops/families.h"
 #include "compress/ops/op.h"
 #include "compress/ops/support.h"
@@ -18,6 +19,17 @@ std::span<const std::span<const OpDef>> families() {
       kBinaryOps,
       kLogicOps,
       kUnaryOps,
+      kConvOps,
+      kPoolOps,
+      kMatMulOps,
+      kNormOps,
+      kRecurrentOps,
+      kQuantizeOps,
+      kQLinearOps,
+      kQLinearElementwiseOps,
+      kNBitsOps,
+      kAttentionOps,
+      kTransformerOps,
   };
   return rows;
 }

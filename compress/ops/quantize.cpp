@@ -1,0 +1,303 @@
+// QuantizeLinear, DequantizeLinear (ai.onnx and com.microsoft), DynamicQuantizeLinear.
+#include <cmath>
+
+#include "compress/core/int4.h"
+#include "compress/core/parallel.h"
+#include "compress/ops/compute_families.h"
+#include "compress/ops/integer_loops.h"
+#include "compress/ops/typed.h"
+#include "compress/quant/qparams.h"
+
+namespace compress {
+namespace {
+
+// Where an element finds its scale: the tensor seen as [outer, axis, inner].
+struct ScaleMap {
+  int64_t axis = 1;
+  int64_t inner = 1;
+  int64_t block = 0;  // elements along the axis that share a scale; 0: one scale an index
+  bool per_tensor = true;
+  // A slice of one element each is a row whose scales lie side by side.
+  bool joined = false;
+};
+
+constexpr int64_t kGrain = 1 << 13;  // a multiple of the elements of any packed byte
+
+ScaleMap map_scales(const NodeContext& c) {
+  const Shape& x = c.shape(0);
+  const Shape& scale = c.shape(1);
+  const int64_t block = c.node().int_or("block_size", 0);
+  if (block < 0) c.invalid(fmt::format("block_size is {}", block));
+  ScaleMap map;
+  map.inner = x.count();
+  if (scale.count() == 1 && block == 0) {
+    require_count(c, 2, 1);
+    return map;
+  }
+  require_shape(c, 2, scale);
+  const int axis = normalize_axis(c.node().int_or("axis", 1), x.rank());
+  Shape wanted{x[axis]};
+  if (block > 0) {
+    wanted = x;
+    wanted[axis] = (x[axis] + block - 1) / block;
+  }
+  if (scale != wanted) {
+    c.invalid(
+        fmt::format("scales of shape {}, {} is needed", scale.to_string(), wanted.to_string()));
+  }
+  map.per_tensor = false;
+  map.axis = x[axis];
+  map.inner = x.count(axis + 1, x.rank());
+  map.block = block;
+  if (map.inner == 1 && block == 0) {
+    map.joined = true;
+    map.inner = map.axis;
+    map.axis = 1;
+  }
+  return map;
+}
+
+// Calls body(first element, count, first scale, step of the scale) for the runs of [from, to).
+template <class Body>
+void for_each_run(const ScaleMap& map, int64_t from, int64_t to, Body&& body) {
+  if (map.per_tensor) return body(from, to - from, int64_t{0}, int64_t{0});
+  const int64_t blocks = map.block > 0 ? (map.axis + map.block - 1) / map.block : 0;
+  int64_t at = from;
+  int64_t i = at % map.inner;
+  int64_t a = at / map.inner % map.axis;
+  int64_t o = at / map.inner / map.axis;
+  while (at < to) {
+    const int64_t count = std::min(map.inner - i, to - at);
+    if (map.joined) {
+      body(at, count, i, int64_t{1});
+    } else if (map.block == 0) {
+      body(at, count, a, int64_t{0});
+    } else {
+      body(at, count, (o * blocks + a / map.block) * map.inner + i, int64_t{1});
+    }
+    at += count;
+    i = 0;
+    if (++a == map.axis) {
+      a = 0;
+      ++o;
+    }
+  }
+}
+
+int64_t load(const TensorView& view, int64_t i) {
+  switch (view.dtype) {
+    case DType::uint8:
+      return static_cast<const uint8_t*>(view.data)[i];
+    case DType::int8:
+      return static_cast<const int8_t*>(view.data)[i];
+    case DType::uint16:
+      return static_cast<const uint16_t*>(view.data)[i];
+    case DType::int16:
+      return static_cast<const int16_t*>(view.data)[i];
+    case DType::int32:
+      return static_cast<const int32_t*>(view.data)[i];
+    default:
+      return get_packed(static_cast<const uint8_t*>(view.data), i, info(view.dtype).bits,
+                        info(view.dtype).is_signed);
+  }
+}
+
+void store(const TensorView& view, int64_t i, int32_t value) {
+  switch (info(view.dtype).bits) {
+    case 8:
+      static_cast<uint8_t*>(view.data)[i] = static_cast<uint8_t>(value);
+      break;
+    case 16:
+      static_cast<uint16_t*>(view.data)[i] = static_cast<uint16_t>(value);
+      break;
+    default:
+      set_packed(static_cast<uint8_t*>(view.data), i, info(view.dtype).bits, value);
+  }
+}
+
+// The type that attribute output_dtype names, or `fallback`.
+DType output_dtype(const NodeContext& c, DType fallback) {
+  const int64_t given = c.node().int_or("output_dtype", 0);
+  if (given == 0) return fallback;
+  const DType dtype = info(static_cast<DType>(given & 0xFF)).dtype;
+  if (given != static_cast<int64_t>(dtype)) c.invalid(fmt::format("output_dtype {}", given));
+  return dtype;
+}
+
+bool is_quantized(DType dtype) { return is_integer(dtype) && info(dtype).bits <= 16; }
+
+// --- QuantizeLinear ------------------------------------------------------------------------------
+
+void infer_quantize(NodeContext& c) {
+  require_inputs(c, 2);
+  const DType dtype = c.has_input(2) ? c.dtype(2) : output_dtype(c, DType::uint8);
+  if (c.in(0).has_shape) {
+    c.set_output(0, dtype, c.shape(0));
+  } else {
+    c.set_output(0, dtype);
+  }
+}
+
+template <class X, class Scale>
+Kernel quantize_kernel(const NodeContext& c) {
+  const ScaleMap map = map_scales(c);
+  const DType dtype = c.output_types[0].dtype;
+  const IntegerRange range = integer_range(dtype, false);
+  const int64_t count = c.shape(0).count();
+  return {"quantize_linear_ref", [=](const KernelArgs& args) {
+            const X* x = args.inputs[0].as<const X>();
+            const Scale* scales = args.inputs[1].as<const Scale>();
+            const bool has_zero = args.inputs.size() > 2 && args.inputs[2].data != nullptr;
+            const TensorView& out = args.outputs[0];
+            parallel_for(0, count, kGrain, [&](int64_t from, int64_t to) {
+              for_each_run(map, from, to, [&](int64_t at, int64_t n, int64_t s, int64_t step) {
+                for (int64_t i = 0; i < n; ++i) {
+                  const int64_t slice = s + i * step;
+                  const auto zero =
+                      has_zero ? static_cast<int32_t>(load(args.inputs[2], slice)) : 0;
+                  store(out, at + i,
+                        quantize_value(static_cast<float>(x[at + i]),
+                                       static_cast<float>(scales[slice]), zero, range));
+                }
+              });
+            });
+          }};
+}
+
+Kernel prepare_quantize(const NodeContext& c) {
+  if (!is_quantized(c.output_types[0].dtype)) {
+    c.unsupported(fmt::format("output type {}", info(c.output_types[0].dtype).name));
+  }
+  return by_float(c, c.dtype(1), [&]<class Scale>(Scale) {
+    if (c.dtype(0) == DType::int32) return quantize_kernel<int32_t, Scale>(c);
+    return by_float(c, c.dtype(0), [&]<class X>(X) { return quantize_kernel<X, Scale>(c); });
+  });
+}
+
+// --- DequantizeLinear ----------------------------------------------------------------------------
+
+void infer_dequantize(NodeContext& c) {
+  require_inputs(c, 2);
+  const DType dtype = output_dtype(c, c.dtype(1));
+  if (c.in(0).has_shape) {
+    c.set_output(0, dtype, c.shape(0));
+  } else {
+    c.set_output(0, dtype);
+  }
+}
+
+// out[i] = (x[i] - zero) * scale for a run; the loops that matter have a type and one scale.
+template <class Q, class T>
+void dequantize_row(const Q* x, int64_t n, int32_t zero, T scale, T* out) {
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = static_cast<T>(static_cast<int32_t>(x[i]) - zero) * scale;
+}
+
+template <class T>
+void dequantize_run(const TensorView& x, int64_t at, int64_t n, int64_t zero, T scale, T* out) {
+  if (x.dtype == DType::uint8) {
+    dequantize_row(static_cast<const uint8_t*>(x.data) + at, n, static_cast<int32_t>(zero), scale,
+                   out);
+  } else if (x.dtype == DType::int8) {
+    dequantize_row(static_cast<const int8_t*>(x.data) + at, n, static_cast<int32_t>(zero), scale,
+                   out);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(load(x, at + i) - zero) * scale;
+  }
+}
+
+Kernel prepare_dequantize(const NodeContext& c) {
+  if (!is_quantized(c.dtype(0)) && c.dtype(0) != DType::int32) {
+    c.unsupported(fmt::format("input type {}", info(c.dtype(0)).name));
+  }
+  if (c.has_input(2) && c.dtype(2) != c.dtype(0)) c.invalid("the zero point has another type");
+  if (c.output_types[0].dtype != c.dtype(1)) c.unsupported("output_dtype unlike the scale's");
+  const ScaleMap map = map_scales(c);
+  const int64_t count = c.shape(0).count();
+  return by_float(c, c.dtype(1), [&]<class T>(T) {
+    return Kernel{
+        "dequantize_linear_ref", [=](const KernelArgs& args) {
+          const TensorView& x = args.inputs[0];
+          const T* scales = args.inputs[1].as<const T>();
+          const bool has_zero = args.inputs.size() > 2 && args.inputs[2].data != nullptr;
+          T* y = args.outputs[0].as<T>();
+          const auto zero = [&](int64_t slice) {
+            return has_zero ? load(args.inputs[2], slice) : 0;
+          };
+          parallel_for(0, count, kGrain, [&](int64_t from, int64_t to) {
+            for_each_run(map, from, to, [&](int64_t at, int64_t n, int64_t s, int64_t step) {
+              if (step == 0) return dequantize_run(x, at, n, zero(s), scales[s], y + at);
+              for (int64_t i = 0; i < n; ++i) {
+                y[at + i] = static_cast<T>(load(x, at + i) - zero(s + i)) * scales[s + i];
+              }
+            });
+          });
+        }};
+  });
+}
+
+// --- DynamicQuantizeLinear -----------------------------------------------------------------------
+
+void infer_dynamic_quantize(NodeContext& c) {
+  require_inputs(c, 1);
+  if (c.in(0).has_shape) {
+    c.set_output(0, DType::uint8, c.shape(0));
+  } else {
+    c.set_output(0, DType::uint8);
+  }
+  c.set_output(1, DType::float32, Shape());
+  c.set_output(2, DType::uint8, Shape());
+}
+
+Kernel prepare_dynamic_quantize(const NodeContext& c) {
+  if (c.dtype(0) != DType::float32) {
+    c.unsupported(fmt::format("element type {}", info(c.dtype(0)).name));
+  }
+  for (const int i : {0, 1, 2}) {
+    if (!c.has_output(i)) c.invalid(fmt::format("output {} is missing", i));
+  }
+  const int64_t count = c.shape(0).count();
+  return {"dynamic_quantize_linear_ref", [count](const KernelArgs& args) {
+            const float* x = args.inputs[0].as<const float>();
+            uint8_t* y = args.outputs[0].as<uint8_t>();
+            const DynamicScale dynamic = dynamic_scale(x, count);
+            *args.outputs[1].as<float>() = dynamic.scale;
+            *args.outputs[2].as<uint8_t>() = dynamic.zero_point;
+            quantize_bytes(x, count, dynamic, y);
+          }};
+}
+
+constexpr OpDef kRows[] = {
+    {"", "QuantizeLinear", 10, infer_quantize, prepare_quantize, {}, false, true},
+    {"", "DequantizeLinear", 10, infer_dequantize, prepare_dequantize, {}, false, true},
+    {"", "DynamicQuantizeLinear", 11, infer_dynamic_quantize, prepare_dynamic_quantize},
+    {"com.microsoft", "QuantizeLinear", 1, infer_quantize, prepare_quantize, {}, false, true},
+    {"com.microsoft", "DequantizeLinear", 1, infer_dequantize, prepare_dequantize, {}, false, true},
+};
+
+}  // namespace
+
+DynamicScale dynamic_scale(const float* x, int64_t count) {
+  float low = 0;
+  float high = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    low = std::min(low, x[i]);
+    high = std::max(high, x[i]);
+  }
+  const float scale = high == low ? 1.0f : (high - low) / 255.0f;
+  const float zero = std::nearbyint(std::clamp(-low / scale, 0.0f, 255.0f));
+  return {scale, std::isnan(zero) ? uint8_t{0} : static_cast<uint8_t>(zero)};
+}
+
+void quantize_bytes(const float* x, int64_t count, DynamicScale dynamic, uint8_t* y) {
+  parallel_for(0, count, kGrain, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      y[i] =
+          static_cast<uint8_t>(quantize_value(x[i], dynamic.scale, dynamic.zero_point, {0, 255}));
+    }
+  });
+}
+
+const std::span<const OpDef> kQuantizeOps = kRows;
+
+}  // namespace compress
