@@ -62,6 +62,7 @@ void Inflater::expect_end() {
 }
 
 uint32_t crc32_of(std::span<const std::byte> bytes, uint32_t crc) {
+  if (bytes.empty()) return crc;  // zlib takes a null pointer for "start anew"
   return static_cast<uint32_t>(
       crc32_z(crc, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
 }
