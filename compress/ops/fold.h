@@ -21,6 +21,9 @@ bool is_foldable(const NodeContext& context, uint64_t max_bytes);
 // The outputs, computed now; an undefined tensor where an output is omitted. REQUIRES is_foldable.
 std::vector<Tensor> fold_node(const OpDef& op, const NodeContext& context);
 
+// What a Constant node holds. Fails (unsupported) for a sparse value.
+Tensor constant_value(const Node& node);
+
 // Runs one node on inputs (undefined where omitted), whatever is data-dependent about it.
 std::vector<Tensor> run_node(const OpDef& op, const NodeContext& context,
                              std::span<const Tensor> inputs);

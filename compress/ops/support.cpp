@@ -41,6 +41,31 @@ int axis_of(const NodeContext& context, int64_t axis, int rank) {
   return static_cast<int>(axis < 0 ? axis + rank : axis);
 }
 
+std::vector<int> axes_of(const NodeContext& context, std::span<const int64_t> axes, int rank) {
+  std::vector<int> result;
+  for (const int64_t axis : axes) {
+    const int normal = axis_of(context, axis, rank);
+    if (std::find(result.begin(), result.end(), normal) != result.end()) {
+      context.invalid(fmt::format("axis {} is given twice", axis));
+    }
+    result.push_back(normal);
+  }
+  return result;
+}
+
+Shape unknown_shape(int rank) {
+  Shape shape;
+  for (int i = 0; i < rank; ++i) shape.push_back(kUnknownDim);
+  return shape;
+}
+
+Shape shape_from(const NodeContext& context, std::span<const int64_t> dims) {
+  for (const int64_t dim : dims) {
+    if (dim < 0) context.invalid(fmt::format("a dimension of {}", dim));
+  }
+  return Shape(dims);
+}
+
 std::optional<int64_t> int_input(const NodeContext& context, int i) {
   const Tensor* tensor = context.constant(i);
   if (tensor == nullptr) return std::nullopt;

@@ -79,6 +79,30 @@ T wrapping(T a, T b, Op op) {
   }
 }
 
+// --- Rows ----------------------------------------------------------------------------------------
+constexpr OpDef row(std::string_view name, int since, InferFn infer, PrepareFn prepare) {
+  return {.domain = "", .name = name, .since_version = since, .infer = infer, .prepare = prepare};
+}
+// An operator that takes elements of any type as they are stored.
+constexpr OpDef any_row(std::string_view name, int since, InferFn infer, PrepareFn prepare) {
+  return {.domain = "",
+          .name = name,
+          .since_version = since,
+          .infer = infer,
+          .prepare = prepare,
+          .any_type = true};
+}
+// The same where the output's elements are the input's.
+constexpr OpDef moving_row(std::string_view name, int since, InferFn infer, PrepareFn prepare) {
+  return {.domain = "",
+          .name = name,
+          .since_version = since,
+          .infer = infer,
+          .prepare = prepare,
+          .quant = {.shares_scale = true},
+          .any_type = true};
+}
+
 // --- Checks of operands --------------------------------------------------------------------------
 void require_inputs(const NodeContext& context, int least, int most);
 // Fails (invalid_model) unless inputs [first, last) have one type, where given.
@@ -89,6 +113,12 @@ int axis_of(const NodeContext& context, int64_t axis, int rank);
 std::optional<int64_t> int_input(const NodeContext& context, int i);
 std::optional<double> double_input(const NodeContext& context, int i);
 bool all_shapes_known(const NodeContext& context);  // ranks of all inputs that are given
+// Axes in [0, rank), in the order given; fails (invalid_model) where one repeats.
+std::vector<int> axes_of(const NodeContext& context, std::span<const int64_t> axes, int rank);
+inline bool known(int64_t dim) { return dim >= 0; }
+Shape unknown_shape(int rank);  // fails (unsupported) beyond kMaxRank
+// Dimensions from a file: fails (invalid_model) where one is negative.
+Shape shape_from(const NodeContext& context, std::span<const int64_t> dims);
 // broadcast() that names the node.
 Shape broadcast_of(const NodeContext& context, const Shape& a, const Shape& b);
 
@@ -197,6 +227,30 @@ Kernel unary_kernel(const NodeContext& context, F f) {
               for (int64_t i = begin; i < end; ++i) out[i] = f(in[i]);
             });
           }};
+}
+
+// Calls visit(i, offset) for positions [begin, end) of a row-major walk over dims, where offset is
+// the sum of index * stride; for loops without a common pattern.
+template <class Visit>
+void for_each_offset(std::span<const int64_t> dims, std::span<const int64_t> strides, int64_t begin,
+                     int64_t end, Visit&& visit) {
+  std::array<int64_t, 2 * kMaxRank> counter{};
+  int64_t offset = 0;
+  int64_t rest = begin;
+  for (size_t d = dims.size(); d-- > 0;) {
+    counter[d] = rest % dims[d];
+    rest /= dims[d];
+    offset += counter[d] * strides[d];
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    visit(i, offset);
+    for (size_t d = dims.size(); d-- > 0;) {
+      offset += strides[d];
+      if (++counter[d] < dims[d]) break;
+      offset -= strides[d] * dims[d];
+      counter[d] = 0;
+    }
+  }
 }
 
 // --- Strided copies ------------------------------------------------------------------------------

@@ -15,10 +15,21 @@ namespace compress {
 namespace {
 
 std::span<const std::span<const OpDef>> families() {
+  // clang-format off
   static const std::span<const OpDef> rows[] = {
       kBinaryOps,
       kLogicOps,
       kUnaryOps,
+      kShapeOps,
+      kCastOps,
+      kMoveOps,
+      kGatherOps,
+      kGenerateOps,
+      kPadOps,
+      kReduceOps,
+      kResizeOps,
+      kSelectOps,
+      kSoftmaxOps,
       kConvOps,
       kPoolOps,
       kMatMulOps,
@@ -31,6 +42,7 @@ std::span<const std::span<const OpDef>> families() {
       kAttentionOps,
       kTransformerOps,
   };
+  // clang-format on
   return rows;
 }
 
