@@ -17,6 +17,7 @@ extern const std::span<const OpDef> kGatherOps;    // gather.cpp
 extern const std::span<const OpDef> kGenerateOps;  // generate.cpp
 extern const std::span<const OpDef> kPadOps;       // pad.cpp
 extern const std::span<const OpDef> kReduceOps;    // reduce.cpp
+extern const std::span<const OpDef> kResizeOps;    // resize.cpp
 extern const std::span<const OpDef> kSelectOps;    // select.cpp
 extern const std::span<const OpDef> kSoftmaxOps;   // softmax.cpp
 

@@ -234,6 +234,7 @@ Kernel unary_kernel(const NodeContext& context, F f) {
 template <class Visit>
 void for_each_offset(std::span<const int64_t> dims, std::span<const int64_t> strides, int64_t begin,
                      int64_t end, Visit&& visit) {
+  if (begin >= end) return;  // a dimension may be 0
   std::array<int64_t, 2 * kMaxRank> counter{};
   int64_t offset = 0;
   int64_t rest = begin;
