@@ -47,8 +47,14 @@ struct Divide {  // integers: truncated; x / 0 is 0 (ONNX leaves it open)
 struct FloorMod {  // Python's %: the sign of the divisor
   template <class T>
   T operator()(T a, T b) const {
-    if (b == 0 || b == T(-1)) return 0;
-    const T rest = static_cast<T>(a % b);
+    T rest;
+    if constexpr (std::is_integral_v<T>) {
+      if (b == 0 || b == T(-1)) return 0;
+      rest = static_cast<T>(a % b);
+    } else {
+      rest = std::fmod(a, b);
+      if (rest == 0) return std::copysign(rest, b);
+    }
     return rest != 0 && (rest < 0) != (b < 0) ? static_cast<T>(rest + b) : rest;
   }
 };
@@ -89,11 +95,7 @@ Kernel prepare_mod(const NodeContext& context) {
   const bool truncates = context.node().int_or("fmod", 0) != 0;
   return dispatch(NumericTypes(), context, context.dtype(0), [&](auto tag) {
     using T = decltype(tag);
-    if constexpr (std::is_integral_v<T>) {
-      if (!truncates) return binary_kernel<T, T, T>(context, FloorMod());
-    } else {
-      if (!truncates) context.invalid("floats need fmod = 1");
-    }
+    if (!truncates) return binary_kernel<T, T, T>(context, FloorMod());
     return binary_kernel<T, T, T>(context, TruncatedMod());
   });
 }

@@ -52,15 +52,17 @@ Kernel prepare_bit_shift(const NodeContext& context) {
   if (direction != "LEFT" && direction != "RIGHT")
     context.invalid("direction must be LEFT or RIGHT");
   const bool left = direction == "LEFT";
-  return dispatch(Types<uint8_t, uint16_t, uint32_t, uint64_t>(), context, context.dtype(0),
-                  [&](auto tag) {
-                    using T = decltype(tag);
-                    return binary_kernel<T, T, T>(context, [left](T a, T by) {
-                      if (by >= sizeof(T) * 8) return T(0);  // C++ leaves it undefined
-                      const auto wide = static_cast<uint64_t>(a);
-                      return static_cast<T>(left ? wide << by : wide >> by);
-                    });
-                  });
+  return dispatch(IntegerTypes(), context, context.dtype(0), [&](auto tag) {
+    using T = decltype(tag);
+    using Bits = std::make_unsigned_t<T>;
+    return binary_kernel<T, T, T>(context, [left](T a, T by) {
+      // Beyond the width C++ leaves it undefined; a negative count is one, too.
+      const bool gone = static_cast<Bits>(by) >= sizeof(T) * 8;
+      if (left) return gone ? T(0) : static_cast<T>(static_cast<uint64_t>(a) << by);
+      if (gone) return static_cast<T>(a < 0 ? -1 : 0);
+      return static_cast<T>(a >> by);
+    });
+  });
 }
 
 constexpr OpDef kRows[] = {

@@ -410,8 +410,15 @@ void infer_space_to_depth(NodeContext& context) {
 
 Kernel prepare_space_to_depth(const NodeContext& context) {
   const int64_t b = block_of(context);
+  const std::string mode = context.node().string_or("mode", "DCR");
+  if (mode != "DCR" && mode != "CRD") context.invalid("mode must be DCR or CRD");
   const Shape& in = context.shape(0);
   const int64_t w = in[3], plane = in[2] * w;
+  if (mode == "CRD") {
+    const int64_t dims[] = {in[0], in[1], b, b, in[2] / b, w / b};
+    const int64_t strides[] = {in[1] * plane, plane, w, 1, b * w, b};
+    return copy_kernel(context, plan_copy(dims, strides, 0));
+  }
   const int64_t dims[] = {in[0], b, b, in[1], in[2] / b, w / b};
   const int64_t strides[] = {in[1] * plane, w, 1, plane, b * w, b};
   return copy_kernel(context, plan_copy(dims, strides, 0));
