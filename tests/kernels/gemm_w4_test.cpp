@@ -175,6 +175,12 @@ TEST_CASE("gemm_w4: the largest sums do not overflow 16 bits") {
   }
 }
 
+TEST_CASE("gemm_w4: more rows than stay in cache at once") {
+  const Problem p(67, 4100, 17, 128, 4, true, 4);
+  check_int8(p);
+  check_float(Problem(131, 40, 18, 16, 4, true, 4));
+}
+
 TEST_CASE("gemm_w4: blocks of zeros, infinities and NaN stay in range") {
   Problem p(2, 96, 16, 32, 4, false, 1);
   std::fill(p.a.begin(), p.a.begin() + 64, 0.0f);

@@ -25,7 +25,7 @@ void finish_block(const DepthwiseS8Run& p, I512 acc, int64_t channel, int64_t at
 }
 
 void run(const DepthwiseS8Run& p) noexcept {
-  const I512 flips = set_i32(p.flip * 0x01010101);
+  const I512 flips = set_u8(p.flip);
   for (int64_t pixel = 0; pixel < p.pixels; ++pixel) {
     const uint8_t* const* taps = p.taps_of_pixels + pixel * p.taps;
     const int8_t* weights = static_cast<const int8_t*>(p.weights);

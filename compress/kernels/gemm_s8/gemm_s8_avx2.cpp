@@ -102,6 +102,12 @@ void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t count,
   }
 }
 
+__m256i broadcast4(const uint8_t* p) noexcept {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return _mm256_set1_epi32(bytes);
+}
+
 // Accumulators are named, and acc += a * b is one statement: gcc 12 keeps an array of them in
 // memory, and otherwise hoists the products of several rows above the additions and spills.
 #define COMPRESS_MADD(acc, a, b)                       \
@@ -111,12 +117,11 @@ void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t count,
             : "+x"(acc), "=&x"(product)                \
             : "x"(a), "x"(b));                         \
   }
-#define COMPRESS_ROW(r)                                                                          \
-  if constexpr (kCount > r) {                                                                    \
-    const __m256i value =                                                                        \
-        _mm256_set1_epi32(*reinterpret_cast<const int32_t*>((r < 3 ? a : a3) + r % 3 * stride)); \
-    COMPRESS_MADD(low##r, value, low);                                                           \
-    COMPRESS_MADD(high##r, value, high);                                                         \
+#define COMPRESS_ROW(r)                                                  \
+  if constexpr (kCount > r) {                                            \
+    const __m256i value = broadcast4((r < 3 ? a : a3) + r % 3 * stride); \
+    COMPRESS_MADD(low##r, value, low);                                   \
+    COMPRESS_MADD(high##r, value, high);                                 \
   }
 
 template <int kCount>

@@ -11,8 +11,8 @@ constexpr int64_t kGroup = 4;
 
 void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* packed,
               int32_t* sum) noexcept {
-  const I512 flips = set_i32(flip * 0x01010101);
-  const I512 ones = set_i32(0x01010101);
+  const I512 flips = set_u8(flip);
+  const I512 ones = set_u8(1);
   I512 sums = zero_i32();
   int64_t k = 0;
   for (; k + 64 <= length; k += 64) {

@@ -53,7 +53,9 @@ void quantize_row(const float* a, int64_t k, int64_t block_size, int8_t* values,
 }
 
 __m256i broadcast4(const int8_t* p) noexcept {
-  return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(p));
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return _mm256_set1_epi32(bytes);
 }
 
 // acc += u * s, pairs of bytes into 16 bits; one statement for the reason in gemm_s8_avx2.cpp.

@@ -24,6 +24,9 @@ using F512 = __m512;
 [[maybe_unused]] inline I512 load_512(const void* p) noexcept { return _mm512_loadu_si512(p); }
 [[maybe_unused]] inline void store_512(void* p, I512 v) noexcept { _mm512_storeu_si512(p, v); }
 [[maybe_unused]] inline I512 set_i32(int32_t v) noexcept { return _mm512_set1_epi32(v); }
+[[maybe_unused]] inline I512 set_u8(uint8_t v) noexcept {
+  return _mm512_set1_epi8(static_cast<char>(v));
+}
 [[maybe_unused]] inline F512 load_f32(const float* p) noexcept { return _mm512_loadu_ps(p); }
 [[maybe_unused]] inline F512 set_f32(float v) noexcept { return _mm512_set1_ps(v); }
 
@@ -37,7 +40,9 @@ using F512 = __m512;
 
 // Each 32-bit lane: the four bytes at p.
 [[maybe_unused]] inline I512 broadcast_bytes4(const uint8_t* p) noexcept {
-  return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p));
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return _mm512_set1_epi32(bytes);
 }
 
 // Each lane: sum + the four products of unsigned bytes of u with signed bytes of s.

@@ -36,6 +36,7 @@ Out lanes_of(const Function& f) noexcept {
 [[maybe_unused]] inline I512 set_i32(int32_t v) noexcept {
   return lanes_of<I512>([&](int) { return v; });
 }
+[[maybe_unused]] inline I512 set_u8(uint8_t v) noexcept { return set_i32(wrap(v * 0x01010101u)); }
 [[maybe_unused]] inline F512 load_f32(const float* p) noexcept {
   return lanes_of<F512>([&](int i) { return p[i]; });
 }
