@@ -190,6 +190,22 @@ TEST_CASE("conv_s8: depthwise") {
   }
 }
 
+TEST_CASE("conv_s8: depthwise 3 x 3 with shared columns") {
+  Random random(26);
+  for (const int64_t channels : {15, 16, 17, 40}) {
+    for (int i = 0; i < 8; ++i) {
+      Problem problem;
+      problem.p = {channels, channels, channels, 3, 3, i % 3 + 1, 1, i % 2 + 1, 1};
+      problem.p.pad_top = i % 3, problem.p.pad_bottom = 1;
+      problem.p.pad_left = random.integer(0, 2), problem.p.pad_right = random.integer(0, 2);
+      problem.batch = 2, problem.in_h = 7, problem.in_w = 3 + i;
+      problem.x_signed = i % 2 == 1, problem.w_signed = true, problem.w_zero_points = 0;
+      problem.fill(random);
+      check(problem, i % 4 == 0);
+    }
+  }
+}
+
 TEST_CASE("conv_s8: usual layers") {
   Random random(24);
   Problem stem;

@@ -38,7 +38,13 @@ Layout make_layout(const PackedConvS8& weights, int64_t batch, int64_t in_h,
   return layout;
 }
 
-// Pointers to the taps of every pixel of an output line.
+// Where a tap of the kernel lies among the packed ones.
+int64_t place(bool shares_columns, int64_t tap) noexcept {
+  constexpr int64_t kPlaces[9] = {0, 2, 4, 1, 3, 5, 6, 8, 10};
+  return shares_columns ? kPlaces[tap] : tap;
+}
+
+// Pointers to the taps of every pixel of an output line; places without a tap have weights of 0.
 void point(const PackedConvS8& weights, const ConvS8Args& args, int64_t line, int64_t out_h,
            int64_t out_w, const uint8_t* padding, const uint8_t** taps) noexcept {
   const ConvS8Params& p = weights.params;
@@ -46,6 +52,7 @@ void point(const PackedConvS8& weights, const ConvS8Args& args, int64_t line, in
   const uint8_t* image =
       static_cast<const uint8_t*>(args.input) + n * args.in_h * args.in_w * p.in_channels;
   for (int64_t ow = 0; ow < out_w; ++ow, taps += weights.taps) {
+    for (int64_t tap = 0; tap < weights.taps; ++tap) taps[tap] = padding;
     int64_t tap = 0;
     for (int64_t ky = 0; ky < p.kernel_h; ++ky) {
       const int64_t y = oh * p.stride_h - p.pad_top + ky * p.dilation_h;
@@ -53,10 +60,10 @@ void point(const PackedConvS8& weights, const ConvS8Args& args, int64_t line, in
       for (int64_t kx = 0; kx < p.kernel_w; ++kx) {
         const int64_t x = ow * p.stride_w - p.pad_left + kx * p.dilation_w;
         const bool valid = inside && x >= 0 && x < args.in_w;
-        taps[tap++] = valid ? image + (y * args.in_w + x) * p.in_channels : padding;
+        const int64_t at = place(weights.shares_columns, tap++);
+        if (valid) taps[at] = image + (y * args.in_w + x) * p.in_channels;
       }
     }
-    while (tap < weights.taps) taps[tap++] = padding;  // their weights are 0
   }
 }
 
@@ -90,7 +97,10 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
   const int64_t channels = p.in_channels, taps = p.kernel_h * p.kernel_w;
   const int64_t blocks = divide_up(channels, kDepthwiseBlock), group = kernel.tap_group;
   packed.depthwise = &kernel;
-  packed.taps = round_up(taps, group);
+  packed.shares_columns = kernel.run_columns != nullptr && channels >= kDepthwiseBlock &&
+                          p.kernel_h == 3 && p.kernel_w == 3 && p.stride_w == 1 &&
+                          p.dilation_w == 1;
+  packed.taps = packed.shares_columns ? 12 : round_up(taps, group);
   packed.depthwise_weights =
       make_aligned<uint8_t>(blocks * packed.taps * kDepthwiseBlock * kernel.weight_bytes);
   packed.depthwise_sum = make_aligned<int32_t>(round_up(channels, kDepthwiseBlock));
@@ -107,8 +117,9 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
       int32_t sum = 0;
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int8_t value = static_cast<int8_t>(data[(first + c) * taps + tap] ^ flip);
-        const int64_t at = ((block * packed.taps + tap / group * group) * kDepthwiseBlock) +
-                           lane * group + tap % group;
+        const int64_t to = place(packed.shares_columns, tap);
+        const int64_t at = ((block * packed.taps + to / group * group) * kDepthwiseBlock) +
+                           lane * group + to % group;
         if (kernel.weight_bytes == 2) {
           reinterpret_cast<int16_t*>(packed.depthwise_weights.get())[at] = value;
         } else {
@@ -159,6 +170,8 @@ void run(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
       line_run.out = static_cast<uint8_t*>(args.out) + line * out_w * channels * element;
       if (channels < kDepthwiseBlock) {
         run_narrow(*weights.depthwise, line_run, channels, element, scratch + layout.pointer_bytes);
+      } else if (weights.shares_columns) {
+        weights.depthwise->run_columns(line_run);
       } else {
         weights.depthwise->run(line_run);
       }

@@ -48,6 +48,6 @@ void run(const DepthwiseS8Run& p) noexcept {
 
 extern const DepthwiseS8Kernel COMPRESS_SIMD512_NAME(kDepthwiseS8Avx512Vnni);
 const DepthwiseS8Kernel COMPRESS_SIMD512_NAME(kDepthwiseS8Avx512Vnni) = {
-    "depthwise_s8_avx512vnni", Isa::avx512vnni, 4, 1, false, run};
+    "depthwise_s8_avx512vnni", Isa::avx512vnni, 4, 1, false, run, nullptr};
 
 }  // namespace compress::kernels

@@ -35,6 +35,10 @@ struct DepthwiseS8Kernel {
   // instructions of AVX2 do.
   bool swap_middle;
   void (*run)(const DepthwiseS8Run& run) noexcept;
+  // Null, or a faster one for 3 x 3 where neighbouring pixels share two columns of taps (stride and
+  // dilation 1 along x). Taps 3 * ky + kx are then 0 3 1 4 2 5,
+  // 6 - 7 - 8 -, where - has none.
+  void (*run_columns)(const DepthwiseS8Run& run) noexcept;
 };
 
 extern const DepthwiseS8Kernel kDepthwiseS8Ref;

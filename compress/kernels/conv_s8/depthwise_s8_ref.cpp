@@ -44,6 +44,6 @@ void run(const DepthwiseS8Run& p) noexcept {
 
 }  // namespace
 
-const DepthwiseS8Kernel kDepthwiseS8Ref = {"depthwise_s8_ref", Isa::ref, 1, 1, false, run};
+const DepthwiseS8Kernel kDepthwiseS8Ref = {"depthwise_s8_ref", Isa::ref, 1, 1, false, run, nullptr};
 
 }  // namespace compress::kernels
