@@ -22,7 +22,10 @@ struct ArrayArchive {
 
 // What happens to an image's pixels before they become numbers; 0 leaves a step out.
 struct ImageGeometry {
-  int resize = 0;  // the short side
+  int resize = 0;        // the short side
+  int resize_width = 0;  // both sides, whatever that does to the proportions
+  int resize_height = 0;
+  bool cover = false;  // the smallest size in its proportions that covers the crop
   int crop_width = 0;
   int crop_height = 0;
   std::string interpolation = "bilinear";  // "nearest", "bilinear", "bicubic"

@@ -19,6 +19,12 @@ inline Tensor read_image_tensor(const std::string& path, const ImageGeometry& ge
                                           : Interpolation::bilinear;
   Image image = read_image(path);
   if (geometry.resize > 0) image = resize_short_side(image, geometry.resize, interpolation);
+  if (geometry.resize_width > 0) {
+    image = resize(image, geometry.resize_width, geometry.resize_height, interpolation);
+  }
+  if (geometry.cover) {
+    image = resize_to_cover(image, geometry.crop_width, geometry.crop_height, interpolation);
+  }
   if (geometry.crop_width > 0) {
     image = center_crop(image, geometry.crop_width, geometry.crop_height);
   }

@@ -166,4 +166,13 @@ Image resize_short_side(const Image& image, int size, Interpolation interpolatio
                                      : resize(image, other(image.width), size, interpolation);
 }
 
+Image resize_to_cover(const Image& image, int width, int height, Interpolation interpolation) {
+  const double scale = std::max(static_cast<double>(width) / image.width,
+                                static_cast<double>(height) / image.height);
+  const auto side = [&](int from, int least) {
+    return static_cast<int>(std::clamp<double>(std::round(from * scale), least, 1 << 30));
+  };
+  return resize(image, side(image.width, width), side(image.height, height), interpolation);
+}
+
 }  // namespace compress
