@@ -98,14 +98,25 @@ void planes(const Window& s, int64_t group_in, const T* x, const T* w, const T* 
   }
 }
 
-// A window that neither moves nor pads sees rows as one long row.
-inline Window flattened(const Window& s) {
+// The same convolution with the longest rows that its memory allows: a window that neither moves
+// nor pads sees all as one row, and innermost dimensions of size one (a kernel [5, 1]) are moved
+// out.
+inline Window flattened(Window s) {
   const bool pointwise = Window::product(s.kernel) == 1 && Window::product(s.stride) == 1 &&
                          s.pad_begin == Window::Dims{} && s.pad_end == Window::Dims{};
-  if (!pointwise) return s;
-  Window flat = s;
-  flat.in = flat.out = {1, 1, Window::product(s.in)};
-  return flat;
+  if (pointwise) {
+    s.in = s.out = {1, 1, Window::product(s.in)};
+    return s;
+  }
+  for (int turns = 0; turns < 2; ++turns) {
+    const bool trivial = s.in[2] == 1 && s.out[2] == 1 && s.kernel[2] == 1 && s.pad_begin[2] == 0;
+    if (!trivial) break;
+    for (Window::Dims* dims :
+         {&s.in, &s.out, &s.kernel, &s.stride, &s.dilation, &s.pad_begin, &s.pad_end}) {
+      *dims = {(*dims)[2], (*dims)[0], (*dims)[1]};
+    }
+  }
+  return s;
 }
 
 }  // namespace conv_loops

@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <string>
 
 #include "compress/kernels/dnnl/dnnl_adapter.h"
+#include "compress/kernels/isa.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace compress::kernels {
@@ -106,6 +108,24 @@ TEST_CASE("dnnl conv_f32 equals the definition") {
       if (i % 3 == 1) p.clamp = {-0.5f, 0.75f};
       check_conv(p, random.integer(0, 1) == 1, random);
     }
+  }
+}
+
+// Also run with COMPRESS_ISA=ref, see CMakeLists.txt.
+TEST_CASE("dnnl obeys COMPRESS_ISA") {
+  ConvF32Params p;
+  p.in_channels = p.out_channels = 16;
+  p.kernel_h = p.kernel_w = 3;
+  p.in_h = p.in_w = 9;
+  const std::vector<float> weights(16 * 16 * 9, 1.0f);
+  const auto conv = DnnlConvF32::make(p, weights.data(), nullptr);
+  REQUIRE(conv != nullptr);
+  const std::string name = conv->implementation();
+  CAPTURE(name, isa_choice().name);
+  if (active_isa() == Isa::ref) {
+    CHECK(name.find("avx") == std::string::npos);
+  } else {
+    CHECK(name.find("avx") != std::string::npos);
   }
 }
 

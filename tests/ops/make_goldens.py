@@ -119,6 +119,8 @@ def convolutions():
             ("pointwise", (2, 24, 40, 40), (19, 24, 1, 1), {}),
             ("one_dimension", (2, 4, 50), (6, 4, 5), dict(pads=[2, 2], strides=[3])),
             ("three_dimensions", (1, 2, 6, 7, 8), (4, 2, 3, 2, 3), dict(pads=[1, 0, 1, 0, 1, 1])),
+            ("columns", (2, 6, 40, 1), (5, 6, 5, 1), dict(pads=[2, 0, 1, 0])),
+            ("strided_columns", (1, 4, 40, 1), (5, 4, 3, 1), dict(strides=[2, 1])),
             ("wide", (1, 2, 3, 2500), (5, 2, 3, 3), dict(pads=[1, 1, 1, 1]))):
         g = rng("conv" + name)
         x, w, b = f32(g, *shape), f32(g, *weights), f32(g, weights[0])
