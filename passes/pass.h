@@ -34,6 +34,7 @@ struct PassContext {
   // Statistics of activations by value name; null where there are none (no data).
   const StatisticsSet* statistics = nullptr;
   const LiftOpset* lift_opset = nullptr;  // null where the caller gave no converter
+  bool has_data = false;                  // statistics can be had
 };
 
 struct PassDef {

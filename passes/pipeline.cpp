@@ -104,7 +104,8 @@ class Pipeline {
     StatisticsSet statistics;
     bool asked = false;
     PassContext context{options, recipe_.seed, nullptr,
-                        options_.lift_opset ? &options_.lift_opset : nullptr};
+                        options_.lift_opset ? &options_.lift_opset : nullptr,
+                        static_cast<bool>(options_.statistics)};
     for (int round = 0; round < step.max_rounds; ++round) {
       bool changed = false;
       for (const PassDef& pass : all_passes()) {

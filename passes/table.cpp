@@ -5,6 +5,8 @@
 #include "compress/error.h"
 #include "passes/optimize/optimize.h"
 #include "passes/pass.h"
+#include "passes/prune/prune.h"
+#include "passes/quantize/quantize.h"
 
 namespace compress {
 namespace {
@@ -21,6 +23,16 @@ constexpr PassDef kPasses[] = {
     {"eliminate_dead", "optimize", "removes nodes and constants that nothing reads", eliminate_dead,
      true},
     {"deduplicate_constants", "optimize", "makes equal constants one", deduplicate_constants, true},
+    {"prune_magnitude", "prune", "sets the smallest weights to zero", prune_magnitude},
+    {"raise_opset", "quantize", "lifts the opset where quantized operators need it", raise_opset},
+    {"fold_constants", "quantize", "computes what lifting the opset left constant", fold_constants,
+     true},
+    {"eliminate_identity", "quantize", "removes nodes that return one of their inputs",
+     eliminate_identity, true},
+    {"quantize_model", "quantize", "replaces float arithmetic and weights by integers",
+     quantize_model, false, true},
+    {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
+     eliminate_dead, true},
 };
 
 const std::array kOptimizeOptions = {
@@ -30,9 +42,67 @@ const std::array kOptimizeOptions = {
               "most bytes that one folded result may take", "0..1099511627776"},
 };
 
+constexpr OptionDef kInclude = {"include", OptionType::list, "",
+                                "only nodes whose name matches one of these regular expressions"};
+constexpr OptionDef kExclude = {"exclude", OptionType::list, "",
+                                "no node whose name matches one of these regular expressions"};
+
+const std::array kPruneOptions = {
+    OptionDef{"method", OptionType::choice, "magnitude", "how weights are ranked", "magnitude"},
+    OptionDef{"granularity", OptionType::choice, "element", "what goes as one", "element"},
+    OptionDef{"sparsity", OptionType::number, "0.5", "share of the weights that become zero",
+              "0..1"},
+    OptionDef{"scope", OptionType::choice, "layer",
+              "layer: the sparsity holds in each tensor; global: over all weights together, which "
+              "may empty whole layers",
+              "layer|global"},
+    kInclude,
+    kExclude,
+    OptionDef{"op-types", OptionType::list, "",
+              "only weights of these operators; Gather adds embedding tables (default: Conv, "
+              "ConvTranspose, Gemm, MatMul, LSTM, GRU)"},
+};
+
+const std::array kQuantizeOptions = {
+    OptionDef{"mode", OptionType::choice, "",
+              "static: calibrated uint8 activations, fastest for convolutions; dynamic: ranges at "
+              "run time, for transformers; weight-only: smallest (default: by model and data)",
+              "static|dynamic|weight-only"},
+    OptionDef{"weights", OptionType::choice, "",
+              "type of the weights (default: int8; int4 for weight-only)", "int8|uint8|int4|uint4"},
+    OptionDef{"activations", OptionType::choice, "uint8",
+              "type of static activations; int8 where a target wants it (TensorRT, ARM)",
+              "uint8|int8"},
+    OptionDef{"granularity", OptionType::text, "",
+              "tensor, channel or block:N: what shares one scale (default: channel; block:32 for "
+              "weight-only)"},
+    OptionDef{
+        "calibrator", OptionType::text, "minmax",
+        "how a range follows from statistics: minmax, moving-average, percentile, entropy, mse"},
+    OptionDef{"percentile", OptionType::number, "99.999",
+              "share of the absolute values that --calibrator percentile keeps", "50..100"},
+    OptionDef{"algorithm", OptionType::choice, "rtn", "how weights are rounded; rtn: to nearest",
+              "rtn"},
+    OptionDef{"format", OptionType::choice, "",
+              "qdq: DequantizeLinear around float operators; nbits: MatMulNBits for weight-only "
+              "(default: qdq; nbits for weight-only)",
+              "qdq|nbits"},
+    kInclude,
+    kExclude,
+    OptionDef{"op-types", OptionType::list, "",
+              "only these operators (Conv for dynamic and weight-only has to be asked for)"},
+    OptionDef{"reduce-range", OptionType::flag, "",
+              "leave one bit of the weights unused: for AVX2 without VNNI, where sums saturate"},
+    OptionDef{"symmetric-activations", OptionType::flag, "",
+              "zero point in the middle; Relu then stays a node of its own"},
+};
+
 const std::array kSteps = {
     StepDef{"optimize", "fold, fuse, and drop what does nothing; results stay the same",
             kOptimizeOptions, nullptr, 8},
+    StepDef{"prune", "set the smallest weights to zero, to an exact sparsity", kPruneOptions},
+    StepDef{"quantize", "replace float32 by integers, where an integer kernel results",
+            kQuantizeOptions, quantize_wants, 1, true},
 };
 
 }  // namespace

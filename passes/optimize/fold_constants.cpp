@@ -8,10 +8,11 @@
 #include <set>
 
 #include "compress/error.h"
-#include "compress/ops/op.h"
+#include "compress/ops/fold.h"
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
 #include "passes/optimize/partial_values.h"
+#include "passes/weights.h"
 
 namespace compress {
 namespace {
@@ -26,22 +27,6 @@ bool is_never_folded(const Node& node) {
       "RandomUniform",  "RandomNormalLike", "RandomUniformLike",     "Multinomial",
       "Bernoulli",      "Dropout"};
   return kNames.count(node.op_type) > 0 || !node.bodies.empty();
-}
-
-// The tensor that a Constant node holds, or none for forms that stay (sparse).
-Tensor constant_of(const Node& node) {
-  if (const Tensor* tensor = node.tensor_or_null("value")) return *tensor;
-  if (node.attribute("value_float")) return Tensor::scalar(node.float_or("value_float", 0));
-  if (node.attribute("value_int")) return Tensor::scalar(node.int_or("value_int", 0));
-  if (node.attribute("value_floats")) {
-    const std::vector<float> values = node.floats_or("value_floats", {});
-    return Tensor::from<float>({static_cast<int64_t>(values.size())}, values);
-  }
-  if (node.attribute("value_ints")) {
-    const std::vector<int64_t> values = node.ints_or("value_ints", {});
-    return Tensor::from<int64_t>({static_cast<int64_t>(values.size())}, values);
-  }
-  return {};
 }
 
 // Bytes of constants that go when this node goes.
@@ -59,40 +44,20 @@ uint64_t freed_bytes(const Graph& graph, NodeId id) {
 }
 
 // Runs one node whose inputs are constants; nothing where its result would be too large.
-std::vector<Tensor> evaluate(const Model& model, const Node& node, uint64_t max_bytes) {
-  const OpDef* op = find_op(node.domain, node.op_type,
-                            node.domain.empty() ? model.opset() : model.opsets.at(node.domain));
-  if (op == nullptr) return {};
-  NodeContext context(node, node.domain.empty() ? model.opset() : model.opsets.at(node.domain));
-  std::vector<TensorData> data;
-  std::vector<TensorView> views;
-  for (const ValueId input : node.inputs) {
-    const Tensor* tensor = fixed_constant(model, input);
-    context.constants.push_back(tensor);
-    context.input_types.push_back(tensor ? TypeInfo{tensor->dtype(), true, tensor->shape()}
-                                         : TypeInfo{});
-    data.push_back(tensor ? tensor->read() : TensorData());
-    views.push_back(data.back().view());
-  }
-  context.output_types.resize(node.outputs.size());
-  op->infer(context);
-  std::vector<Tensor> outputs(node.outputs.size());
-  std::vector<TensorView> results(node.outputs.size());
+std::vector<Tensor> evaluate(const Model& model, const Node& node, uint64_t allowed,
+                             uint64_t max_bytes) {
+  const int opset = node.domain.empty() ? model.opset() : model.opsets.at(node.domain);
+  const OpDef* op = find_op(node.domain, node.op_type, opset);
+  if (op == nullptr) fail(ErrorCode::unsupported, "no operator {} is known", node.op_type);
+  NodeContext context = context_of(model.graph, node, opset);
+  infer_node(*op, context);
   uint64_t total = 0;
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const TypeInfo& type = context.output_types[i];
-    if (node.outputs[i] == kNoValue) continue;
-    if (!type.is_concrete()) return {};
+  for (const TypeInfo& type : context.output_types) {
+    if (!type.is_concrete() || info(type.dtype).bits == 0) continue;
     total += byte_size(type.dtype, static_cast<uint64_t>(type.shape.count()));
-    if (total > max_bytes) return {};
-    outputs[i] = Tensor::allocate(type.dtype, type.shape);
-    results[i] = outputs[i].mutable_view();
   }
-  const Kernel kernel = prepare_kernel(*op, context);
-  Tensor workspace = Tensor::allocate(
-      DType::uint8, {static_cast<int64_t>(std::max<size_t>(1, kernel.workspace_bytes))});
-  kernel.run({views, results, workspace.mutable_data(), {}});
-  return outputs;
+  if (total > allowed || !is_foldable(context, max_bytes)) return {};
+  return fold_node(*op, context);
 }
 
 class Folder {
@@ -115,7 +80,7 @@ class Folder {
       if (out != kNoValue && graph_.is_output(out)) return;
     }
     if (node.is("Constant")) {
-      if (Tensor tensor = constant_of(node)) {
+      if (Tensor tensor = constant_node_value(node)) {
         graph_.set_constant(node.outputs[0], std::move(tensor));
         graph_.erase(id);
         ++constants_;
@@ -140,10 +105,10 @@ class Folder {
     for (const ValueId input : node.inputs) {
       if (input != kNoValue && graph_.value(input).constant.dtype() == DType::string) return;
     }
-    const uint64_t allowed = std::min(max_bytes_, freed_bytes(graph_, id) + kNodeBytes);
+    const uint64_t allowed = freed_bytes(graph_, id) + kNodeBytes;
     std::vector<Tensor> outputs;
     try {
-      outputs = evaluate(model_, node, allowed);
+      outputs = evaluate(model_, node, allowed, max_bytes_);
     } catch (const Error& error) {
       result_.skipped.push_back({node.name, error.message()});
       return;
@@ -186,8 +151,10 @@ class Folder {
 
 PassResult fold_constants(Model& model, PassContext& context) {
   infer_types(model);
-  const auto max_bytes = static_cast<uint64_t>(context.options.integer("max-fold-bytes"));
-  return Folder(model, max_bytes).run();
+  // "quantize" runs this pass too and has no such option.
+  const int64_t max_bytes =
+      context.options.has("max-fold-bytes") ? context.options.integer("max-fold-bytes") : 64 << 20;
+  return Folder(model, static_cast<uint64_t>(max_bytes)).run();
 }
 
 }  // namespace compress

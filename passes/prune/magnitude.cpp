@@ -1,0 +1,136 @@
+#include "passes/prune/magnitude.h"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "compress/core/int4.h"
+#include "compress/error.h"
+
+namespace compress {
+namespace {
+
+// Non-negative doubles order like their bits; float16, bfloat16 and float32 widen exactly. NaN
+// comes above infinity, so that it is kept.
+uint64_t key_of(double magnitude) { return std::bit_cast<uint64_t>(std::fabs(magnitude)); }
+
+template <class T, class Visit>
+void visit_floats(const TensorView& view, Visit&& visit) {
+  const T* data = static_cast<const T*>(view.data);
+  for (int64_t i = 0; i < view.count(); ++i) {
+    if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
+      visit(i, key_of(static_cast<double>(to_float(data[i]))));
+    } else {
+      visit(i, key_of(static_cast<double>(data[i])));
+    }
+  }
+}
+
+int32_t integer_at(const TensorView& view, int64_t i) {
+  const DTypeInfo& row = info(view.dtype);
+  if (row.bits < 8) {
+    return get_packed(static_cast<const uint8_t*>(view.data), i, row.bits, row.is_signed);
+  }
+  switch (view.dtype) {
+    case DType::int8:
+      return view.as<const int8_t>()[i];
+    case DType::uint8:
+      return view.as<const uint8_t>()[i];
+    case DType::int16:
+      return view.as<const int16_t>()[i];
+    default:
+      return view.as<const uint16_t>()[i];
+  }
+}
+
+template <class Visit>
+void visit_keys(const PruneTarget& target, const TensorView& view, Visit&& visit) {
+  if (!target.scales.empty()) {
+    for (int64_t i = 0; i < view.count(); ++i) {
+      const size_t p = target.param_of(i);
+      visit(i, key_of((integer_at(view, i) - target.zero_points[p]) * target.scales[p]));
+    }
+    return;
+  }
+  switch (view.dtype) {
+    case DType::float32:
+      return visit_floats<float>(view, visit);
+    case DType::float64:
+      return visit_floats<double>(view, visit);
+    case DType::float16:
+      return visit_floats<Half>(view, visit);
+    default:
+      return visit_floats<BFloat16>(view, visit);
+  }
+}
+
+void write_zero(const PruneTarget& target, uint8_t* data, int64_t i) {
+  const DTypeInfo& row = info(target.tensor.dtype());
+  const int32_t zero = target.scales.empty() ? 0 : target.zero_points[target.param_of(i)];
+  if (row.bits < 8) return set_packed(data, i, row.bits, zero);
+  const size_t bytes = static_cast<size_t>(row.bits / 8);
+  std::memset(data + static_cast<size_t>(i) * bytes, 0, bytes);
+  if (zero != 0) std::memcpy(data + static_cast<size_t>(i) * bytes, &zero, bytes);  // little endian
+}
+
+}  // namespace
+
+size_t PruneTarget::param_of(int64_t i) const {
+  if (scales.size() == 1) return 0;
+  const int64_t along = i / inner % axis_size;
+  if (block_size == 0) return static_cast<size_t>(along);
+  const int64_t blocks = (axis_size + block_size - 1) / block_size;
+  const int64_t outer = i / (inner * axis_size);
+  return static_cast<size_t>((outer * blocks + along / block_size) * inner + i % inner);
+}
+
+bool can_prune(DType dtype, bool is_quantized) {
+  if (is_quantized) return is_integer(dtype) && info(dtype).bits <= 16;
+  return dtype == DType::float32 || dtype == DType::float64 || is_half(dtype);
+}
+
+Threshold select_smallest(const std::vector<const PruneTarget*>& targets, int64_t count) {
+  Threshold threshold{0, count};
+  std::vector<int64_t> histogram(size_t{1} << 16);
+  for (int shift = 48; shift >= 0; shift -= 16) {
+    std::fill(histogram.begin(), histogram.end(), 0);
+    const uint64_t prefix = threshold.key >> 16 >> shift;
+    for (const PruneTarget* target : targets) {
+      const TensorData data = target->tensor.read();
+      visit_keys(*target, data.view(), [&](int64_t, uint64_t key) {
+        if (key >> 16 >> shift == prefix) ++histogram[key >> shift & 0xFFFF];
+      });
+    }
+    // The bin in which the running count reaches what is still wanted; with none wanted, bin 0.
+    uint64_t bin = 0;
+    while (bin + 1 < histogram.size() && histogram[bin] < threshold.ties) {
+      threshold.ties -= histogram[bin++];
+    }
+    threshold.key |= bin << shift;
+  }
+  return threshold;
+}
+
+Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
+  const TensorData data = target.tensor.read();
+  Zeroed out;
+  out.tensor = Tensor::allocate(target.tensor.dtype(), target.tensor.shape());
+  auto* bytes = reinterpret_cast<uint8_t*>(out.tensor.mutable_data());
+  if (data.bytes().empty()) return out;
+  std::memcpy(bytes, data.bytes().data(), data.bytes().size());
+  visit_keys(target, data.view(), [&](int64_t i, uint64_t key) {
+    const bool is_tie = key == threshold.key && threshold.ties > 0;
+    if (is_tie) --threshold.ties;
+    if (key < threshold.key || is_tie) {
+      write_zero(target, bytes, i);
+      ++out.zeros;
+      out.changed += key != 0;
+    } else {
+      out.zeros += key == 0;
+    }
+  });
+  return out;
+}
+
+}  // namespace compress

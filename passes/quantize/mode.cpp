@@ -1,0 +1,183 @@
+// Which mode suits a model, and the defaults that depend on it.
+#include <charconv>
+
+#include "compress/core/nearest.h"
+#include "compress/error.h"
+#include "passes/edit.h"
+#include "passes/quantize/linear.h"
+#include "passes/weights.h"
+
+namespace compress {
+namespace {
+
+// What the weights of the float model are spent on.
+struct Census {
+  int64_t conv = 0;
+  int64_t product = 0;
+  int64_t table = 0;
+  int attention = 0;      // products of two activations, or fused attention
+  std::string quantized;  // a node that works on integers already
+  std::string half;       // a weight in half precision
+};
+
+bool is_quantized_op(const Node& node) {
+  for (const char* op : {"QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger",
+                         "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear", "MatMulNBits",
+                         "GatherBlockQuantized", "QGemm", "QLinearAdd", "DynamicQuantizeMatMul",
+                         "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "QAttention"}) {
+    if (node.op_type == op) return true;
+  }
+  return false;
+}
+
+Census take_census(const Model& model) {
+  Census out;
+  const Graph& graph = model.graph;
+  for (const NodeId id : graph.order()) {
+    const Node& node = graph.node(id);
+    if (is_quantized_op(node) && out.quantized.empty()) {
+      out.quantized = fmt::format("{} '{}'", node.op_type, node.name);
+    }
+    if (node.is("MatMul") && !graph.constant_input(node, 1) && !graph.constant_input(node, 0)) {
+      Linear linear;
+      out.attention += read_linear(model, id, linear) == "both inputs are activations";
+    }
+    out.attention += node.op_type.find("Attention") != std::string::npos;
+    const bool is_conv = node.is("Conv") || node.is("ConvTranspose");
+    const bool is_product = node.is("MatMul") || node.is("Gemm");
+    const bool is_table = node.is("Gather");
+    if (!is_conv && !is_product && !is_table) continue;
+    const Tensor* weight = graph.constant_input(node, is_table ? 0 : 1);
+    if (weight == nullptr || !is_float(weight->dtype())) continue;
+    if (is_half(weight->dtype()) && out.half.empty()) out.half = node.name;
+    (is_conv ? out.conv : is_product ? out.product : out.table) += weight->count();
+  }
+  return out;
+}
+
+}  // namespace
+
+bool is_transformer(const Model& model) {
+  const Census census = take_census(model);
+  return census.attention > 0 && census.product + census.table > census.conv;
+}
+
+std::string_view mode_name(QuantMode mode) {
+  switch (mode) {
+    case QuantMode::static_:
+      return "static";
+    case QuantMode::dynamic:
+      return "dynamic";
+    case QuantMode::weight_only:
+      return "weight-only";
+    case QuantMode::none:
+      break;
+  }
+  return "none";
+}
+
+ModeChoice choose_mode(const Model& model, const Options& options, bool has_data) {
+  const Census census = take_census(model);
+  if (!census.quantized.empty()) {
+    return {QuantMode::none, "already quantized: " + census.quantized};
+  }
+  if (options.has("mode")) {
+    const std::string mode = options.text("mode");
+    const QuantMode asked = mode == "static"    ? QuantMode::static_
+                            : mode == "dynamic" ? QuantMode::dynamic
+                                                : QuantMode::weight_only;
+    if (!census.half.empty() && asked != QuantMode::weight_only) {
+      return {QuantMode::none, "half-precision weights ('" + census.half +
+                                   "'): integer kernels want float32 around them"};
+    }
+    return {asked, "asked for"};
+  }
+  if (!census.half.empty()) {
+    return {QuantMode::none, "half-precision weights ('" + census.half +
+                                 "'): integer kernels want float32 around them"};
+  }
+  if (is_transformer(model)) {
+    if (has_data) {
+      return {
+          QuantMode::dynamic,
+          "a transformer: activation ranges vary with the input, so they are taken at run time"};
+    }
+    return {QuantMode::weight_only, "a transformer without calibration data"};
+  }
+  if (has_data) return {QuantMode::static_, "convolutions or dense layers, with calibration data"};
+  return {QuantMode::weight_only,
+          "no calibration data; with --data, static quantization would be smaller and faster"};
+}
+
+Granularity granularity_of(const Options& options, QuantMode mode) {
+  Granularity out;
+  out.kind = mode == QuantMode::weight_only ? Granularity::block : Granularity::channel;
+  out.block_size = mode == QuantMode::weight_only ? 32 : 0;
+  if (!options.has("granularity")) return out;
+  const std::string text = options.text("granularity");
+  if (text == "tensor" || text == "channel") {
+    return {text == "tensor" ? Granularity::tensor : Granularity::channel, 0};
+  }
+  int64_t block = 0;
+  if (text.rfind("block:", 0) == 0) {
+    const auto [end, error] = std::from_chars(text.data() + 6, text.data() + text.size(), block);
+    const bool is_power = block >= 16 && block <= 4096 && (block & (block - 1)) == 0;
+    if (error == std::errc() && end == text.data() + text.size() && is_power) {
+      if (mode != QuantMode::weight_only) {
+        fail(ErrorCode::usage, "--granularity {} is for --mode weight-only", text);
+      }
+      return {Granularity::block, block};
+    }
+    fail(ErrorCode::usage, "--granularity {}: a block is a power of two from 16 to 4096", text);
+  }
+  constexpr std::string_view kNames[] = {"tensor", "channel", "block:32"};
+  fail(ErrorCode::usage, "--granularity cannot be '{}'{}", text, suggestion(text, kNames));
+}
+
+DType weight_dtype(const Options& options, QuantMode mode) {
+  if (!options.has("weights")) {
+    return mode == QuantMode::weight_only ? DType::int4 : DType::int8;
+  }
+  const DType dtype = find_dtype(options.text("weights"))->dtype;
+  if (info(dtype).bits == 4 && mode != QuantMode::weight_only) {
+    fail(ErrorCode::usage, "--weights {} is for --mode weight-only; {} takes int8",
+         options.text("weights"), mode_name(mode));
+  }
+  return dtype;
+}
+
+PassResult raise_opset(Model& model, PassContext& context) {
+  PassResult result;
+  const ModeChoice choice = choose_mode(model, context.options, context.has_data);
+  int needed = 0;
+  if (choice.mode == QuantMode::static_) needed = 13;  // per-channel DequantizeLinear
+  if (choice.mode == QuantMode::dynamic) needed = 11;  // DynamicQuantizeLinear
+  const bool qdq = context.options.has("format") && context.options.text("format") == "qdq";
+  if (choice.mode == QuantMode::weight_only) {
+    const Granularity granularity = granularity_of(context.options, choice.mode);
+    const bool per_channel = granularity.kind != Granularity::block;
+    if (per_channel || !context.options.list("op-types").empty()) needed = 13;
+    if (qdq) needed = 21;  // int4 and blocks
+  }
+  if (model.opset() >= needed) return result;
+  if (context.lift_opset == nullptr || !*context.lift_opset) {
+    result.skipped.push_back(
+        {"", fmt::format("opset {} stays: no version converter is at hand", model.opset())});
+    return result;
+  }
+  const int before = model.opset();
+  Model lifted = model;
+  try {
+    (*context.lift_opset)(lifted, needed);
+    check_graph(lifted.graph);
+  } catch (const Error& error) {
+    result.skipped.push_back({"", fmt::format("opset {} stays: {}", before, error.message())});
+    return result;
+  }
+  model = std::move(lifted);
+  result.changed = true;
+  result.details = {{"from", before}, {"to", model.opset()}};
+  return result;
+}
+
+}  // namespace compress

@@ -1,0 +1,29 @@
+// Integer weights in the layouts of com.microsoft's block operators (docs/numbers.md).
+#pragma once
+
+#include "compress/quant/qparams.h"
+
+namespace compress {
+
+// MatMulNBits: packed uint8 [n, blocks, block * bits / 8], element k of row r in block k / block,
+// low bits first, the last block padded with zero points; scales float32 [n, blocks]; zero_points
+// uint8 [n, ceil(blocks * bits / 8)], undefined for symmetric weights (then 2^(bits-1)).
+struct BlockWeights {
+  Tensor packed;
+  Tensor scales;
+  Tensor zero_points;
+};
+
+// `rows` is float32 [n, k]; dtype int4, uint4, int8 or uint8 (unsigned: asymmetric).
+BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
+
+// GatherBlockQuantized: data of `dtype` (int4 or uint4) [rows, width], scales [rows, width /
+// block], zero_points like scales in `dtype`, undefined for symmetric ones. REQUIRES width % block
+// == 0.
+BlockWeights pack_table(const Tensor& table, DType dtype, int64_t block);
+
+// scales as a float32 tensor and zero points in the type of the weights.
+Tensor scale_tensor(const QuantParams& params, const Shape& shape);
+Tensor zero_point_tensor(const QuantParams& params, const Shape& shape);
+
+}  // namespace compress

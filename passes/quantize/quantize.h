@@ -1,0 +1,75 @@
+// The passes of "quantize" and what its three modes share.
+#pragma once
+
+#include <array>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "passes/pass.h"
+#include "passes/select.h"
+
+namespace compress {
+
+// --- Passes --------------------------------------------------------------------------------------
+
+// Lifts the opset where the chosen form of quantization needs a newer one.
+PassResult raise_opset(Model& model, PassContext& context);
+PassResult quantize_model(Model& model, PassContext& context);
+
+StatisticsRequests quantize_wants(const Model& model, const Options& options);
+
+// --- Mode ----------------------------------------------------------------------------------------
+
+enum class QuantMode { none, static_, dynamic, weight_only };
+
+struct ModeChoice {
+  QuantMode mode = QuantMode::none;
+  std::string why;  // for `none`: why nothing is to be quantized
+};
+
+// --mode, or without it what suits the model and the data at hand.
+ModeChoice choose_mode(const Model& model, const Options& options, bool has_data);
+std::string_view mode_name(QuantMode mode);
+// More weight in MatMul than in Conv, and products of two activations or attention.
+bool is_transformer(const Model& model);
+
+// --granularity and its default for the mode.
+struct Granularity {
+  enum Kind { tensor, channel, block } kind = channel;
+  int64_t block_size = 0;
+};
+Granularity granularity_of(const Options& options, QuantMode mode);
+
+// --weights and its default for the mode.
+DType weight_dtype(const Options& options, QuantMode mode);
+
+// --- Running one mode ----------------------------------------------------------------------------
+
+struct QuantJob {
+  Model& model;
+  const Options& options;
+  const StatisticsSet* statistics;
+  Selection selection;
+  PassResult result = {};
+  int64_t quantized = 0;  // nodes
+  // Tables stored in 8 bits: the float constant, then its integers, scale and zero point.
+  std::map<ValueId, std::array<ValueId, 3>> tables = {};
+
+  void skip(NodeId node, std::string reason) {
+    result.skipped.push_back({model.graph.node(node).name, std::move(reason)});
+  }
+  void skip(const std::string& node, std::string reason) {
+    result.skipped.push_back({node, std::move(reason)});
+  }
+};
+
+void quantize_static(QuantJob& job);
+void quantize_dynamic(QuantJob& job);
+void quantize_weights(QuantJob& job);
+
+// Bytes that a NodeProto with its names takes in the file, about; what a rewrite adds counts too.
+inline constexpr int64_t kNodeProtoBytes = 120;
+
+}  // namespace compress

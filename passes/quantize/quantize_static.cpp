@@ -1,0 +1,395 @@
+// Static quantization in QDQ form: uint8 activations with calibrated ranges, int8 weights, int32
+// biases. static_plan says where; here the graph is rewritten. Names follow ONNX Runtime's
+// quantizer, since other tools match on them.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+
+#include "compress/error.h"
+#include "compress/ops/op.h"
+#include "compress/quant/range.h"
+#include "passes/edit.h"
+#include "passes/quantize/linear.h"
+#include "passes/quantize/pack.h"
+#include "passes/quantize/static_plan.h"
+
+namespace compress {
+namespace {
+
+constexpr int64_t kBiasMax = 0x7FFFFFFF;
+
+CalibratorOptions calibrator_options(const Options& options, DType dtype) {
+  CalibratorOptions out;
+  out.percentile = options.number("percentile");
+  out.bits = info(dtype).bits;
+  out.symmetric = options.flag("symmetric-activations");
+  return out;
+}
+
+class StaticQuantizer {
+ public:
+  explicit StaticQuantizer(QuantJob& job)
+      : job_(job),
+        graph_(job.model.graph),
+        weight_dtype_(weight_dtype(job.options, QuantMode::static_)),
+        activation_dtype_(find_dtype(job.options.text("activations"))->dtype),
+        symmetric_(job.options.flag("symmetric-activations")),
+        by_channel_(granularity_of(job.options, QuantMode::static_).kind == Granularity::channel &&
+                    job.model.opset() >= 13) {}
+
+  void run() {
+    if (job_.model.opset() < 10) {
+      return job_.skip("",
+                       fmt::format("Q/DQ needs opset 10, the model has {}", job_.model.opset()));
+    }
+    if (!by_channel_ && job_.model.opset() < 13) {
+      job_.skip("", fmt::format("opset {}: scales per tensor, since DequantizeLinear has no axis "
+                                "before 13",
+                                job_.model.opset()));
+    }
+    infer_types(job_.model);
+    make_plan();
+    choose_parameters();
+    for (const Unit& unit : plan_.units) {
+      in_context([&] { return fmt::format("while quantizing {}", graph_.node(unit.node).name); },
+                 [&] { rewrite(unit); });
+    }
+    insert_pairs();
+    for (const NodeId id : plan_.tables) {
+      Table table;
+      if (!read_table(job_.model, id, table).empty()) continue;
+      quantize_table(job_, table, weight_dtype_);
+      ++job_.quantized;
+    }
+  }
+
+ private:
+  // --- Plan and ranges --------------------------------------------------------------------------
+
+  // Plans anew without the values that turn out to have no usable statistics.
+  void make_plan() {
+    std::set<ValueId> banned;
+    for (;;) {
+      plan_ = plan_static(job_.model, job_.options, job_.selection, banned);
+      const size_t before = banned.size();
+      for (const ValueId id : plan_.quantized) {
+        if (plan_.root.count(id) == 0 && !has_range(id)) banned.insert(id);
+      }
+      if (banned.size() == before) break;
+    }
+    for (Skipped& row : plan_.skipped) job_.result.skipped.push_back(std::move(row));
+  }
+
+  bool is_softmax(ValueId id) const {
+    const NodeId producer = graph_.value(id).producer;
+    return producer != kNoNode && graph_.node(producer).is("Softmax");
+  }
+
+  bool has_range(ValueId id) const {
+    if (is_softmax(id)) return true;
+    if (job_.statistics == nullptr) return false;
+    const auto row = job_.statistics->values.find(graph_.value(id).name);
+    return row != job_.statistics->values.end() && row->second.finite && row->second.count > 0;
+  }
+
+  struct Parameters {
+    ScaleZeroPoint q;
+    ValueId scale = kNoValue;  // constants, made when first used
+    ValueId zero_point = kNoValue;
+    std::string name;
+  };
+
+  void choose_parameters() {
+    const CalibratorDef& calibrator = find_calibrator(job_.options.text("calibrator"));
+    const CalibratorOptions options = calibrator_options(job_.options, activation_dtype_);
+    for (const ValueId id : plan_.quantized) {
+      if (plan_.root.count(id) > 0) continue;
+      Range range{0, 1};
+      if (!is_softmax(id)) {
+        range = calibrator.range(job_.statistics->values.at(graph_.value(id).name), options);
+      }
+      parameters_[id] = {choose_scale(range.min, range.max, activation_dtype_, symmetric_),
+                         kNoValue, kNoValue, graph_.value(id).name};
+    }
+  }
+
+  Parameters& parameters_of(ValueId id) {
+    const auto root = plan_.root.find(id);
+    return parameters_.at(root == plan_.root.end() ? id : root->second);
+  }
+
+  void make_constants(Parameters& p) {
+    if (p.scale != kNoValue) return;
+    p.scale = graph_.add_constant(p.name + "_scale", Tensor::scalar(p.q.scale));
+    const QuantParams params{activation_dtype_, symmetric_, {}, 0, {}, {p.q.zero_point}};
+    p.zero_point = graph_.add_constant(p.name + "_zero_point", zero_point_tensor(params, {}));
+  }
+
+  // --- Nodes ------------------------------------------------------------------------------------
+
+  void rewrite(const Unit& unit) {
+    ++job_.quantized;
+    if (unit.has_weights) {
+      quantize_weight(unit);
+    } else {
+      for (size_t slot = 0; slot < unit.inputs.size(); ++slot) {
+        if (graph_.value(unit.inputs[slot]).is_constant()) quantize_operand(unit.node, slot);
+      }
+    }
+    if (unit.activation != kNoNode) absorb_activation(unit);
+  }
+
+  QuantParams weight_parameters(const Node& node, const Tensor& weight) const {
+    std::optional<int> axis;
+    if (by_channel_) axis = node.is("Conv") || node.int_or("transB", 0) != 0 ? 0 : 1;
+    const bool symmetric = info(weight_dtype_).is_signed || by_channel_;
+    return weight_params(weight, weight_dtype_, symmetric, axis, 0,
+                         job_.options.flag("reduce-range"));
+  }
+
+  void quantize_weight(const Unit& unit) {
+    const Node node = graph_.node(unit.node);
+    const Tensor weight = graph_.value(node.inputs[1]).constant;
+    QuantParams params = weight_parameters(node, weight);
+    const float input_scale = parameters_of(unit.inputs[0]).q.scale;
+    const bool takes_bias = node.is("Conv") || node.is("Gemm");
+    const Tensor* bias = takes_bias ? graph_.constant_input(node, 2) : nullptr;
+    const bool integer_bias =
+        bias != nullptr && bias->dtype() == DType::float32 && node.float_or("beta", 1) == 1 &&
+        (params.scales.size() == 1 || bias->count() == static_cast<int64_t>(params.scales.size()));
+    std::vector<double> biases;
+    if (integer_bias) biases = bias->to_doubles();
+    repair_scales(weight, params, biases, input_scale);
+
+    const std::string name = graph_.value(node.inputs[1]).name;
+    const Shape shape = params.axis ? Shape{static_cast<int64_t>(params.scales.size())} : Shape();
+    NodeSpec spec{"DequantizeLinear",
+                  {graph_.add_constant(name + "_quantized", quantize(weight, params)),
+                   graph_.add_constant(name + "_scale", scale_tensor(params, shape)),
+                   graph_.add_constant(name + "_zero_point", zero_point_tensor(params, shape))},
+                  {name + "_DequantizeLinear_Output"},
+                  {},
+                  name + "_DequantizeLinear"};
+    if (params.axis) spec.attributes.push_back({"axis", int64_t{*params.axis}, ""});
+    const NodeId dequantize = graph_.insert_before(unit.node, std::move(spec));
+    graph_.set_input(unit.node, 1, graph_.node(dequantize).outputs[0]);
+    if (integer_bias) quantize_bias(unit.node, biases, params, input_scale);
+  }
+
+  // A channel of zeros has no scale of its own: it takes the smallest of the others, so that its
+  // bias stays fine. And where a bias would overflow int32, the weight scale is raised until it
+  // fits.
+  static void repair_scales(const Tensor& weight, QuantParams& params,
+                            const std::vector<double>& biases, float input_scale) {
+    if (params.axis) {
+      const TensorData data = weight.read();
+      const float* w = data.view().as<const float>();
+      const Shape& shape = weight.shape();
+      const int64_t inner = shape.count(*params.axis + 1, shape.rank());
+      const int64_t channels = shape[*params.axis];
+      std::vector<char> is_zero(static_cast<size_t>(channels), 1);
+      for (int64_t i = 0; i < weight.count(); ++i) {
+        if (w[i] != 0) is_zero[static_cast<size_t>(i / inner % channels)] = 0;
+      }
+      float smallest = 0;
+      for (size_t c = 0; c < params.scales.size(); ++c) {
+        if (!is_zero[c] && (smallest == 0 || params.scales[c] < smallest))
+          smallest = params.scales[c];
+      }
+      for (size_t c = 0; c < params.scales.size(); ++c) {
+        if (is_zero[c] && smallest > 0) params.scales[c] = smallest;
+      }
+    }
+    for (size_t c = 0; c < params.scales.size(); ++c) {
+      double largest = 0;
+      for (size_t i = params.scales.size() == 1 ? 0 : c; i < biases.size(); ++i) {
+        largest = std::max(largest, std::fabs(biases[i]));
+        if (params.scales.size() > 1) break;
+      }
+      const double least =
+          1.0001 * std::max(largest / static_cast<double>(kBiasMax), double{FLT_MIN});
+      if (static_cast<double>(params.scales[c]) * input_scale < least) {
+        params.scales[c] = static_cast<float>(least / input_scale);
+      }
+    }
+  }
+
+  void quantize_bias(NodeId node, const std::vector<double>& biases, const QuantParams& params,
+                     float input_scale) {
+    const ValueId old = graph_.node(node).inputs[2];
+    const std::string name = graph_.value(old).name;
+    const Shape shape = graph_.value(old).constant.shape();
+    std::vector<float> scales;
+    for (const float scale : params.scales) scales.push_back(input_scale * scale);
+    std::vector<int32_t> integers;
+    for (size_t i = 0; i < biases.size(); ++i) {
+      const double q = std::nearbyint(biases[i] / scales[scales.size() == 1 ? 0 : i]);
+      integers.push_back(static_cast<int32_t>(
+          std::clamp(q, -static_cast<double>(kBiasMax), static_cast<double>(kBiasMax))));
+    }
+    const int64_t count = static_cast<int64_t>(scales.size());
+    const bool by_channel = params.axis.has_value();
+    NodeSpec spec{
+        "DequantizeLinear",
+        {graph_.add_constant(name + "_quantized", Tensor::from<int32_t>(shape, integers)),
+         graph_.add_constant(name + "_quantized_scale",
+                             Tensor::from<float>(by_channel ? Shape{count} : Shape(), scales))},
+        {name + "_DequantizeLinear_Output"},
+        {},
+        name + "_DequantizeLinear"};
+    if (by_channel) spec.attributes.push_back({"axis", int64_t{shape.rank() - 1}, ""});
+    const NodeId dequantize = graph_.insert_before(node, std::move(spec));
+    graph_.set_input(node, 2, graph_.node(dequantize).outputs[0]);
+  }
+
+  // A constant that Add, Mul or Concat reads: integers with the range of what it holds.
+  void quantize_operand(NodeId node, size_t slot) {
+    const ValueId old = graph_.node(node).inputs[slot];
+    auto [row, is_new] = operands_.try_emplace(old, kNoValue);
+    if (is_new) {
+      const Tensor tensor = graph_.value(old).constant;
+      const std::string name = graph_.value(old).name;
+      const QuantParams params = weight_params(tensor, activation_dtype_, symmetric_, {});
+      NodeSpec spec{"DequantizeLinear",
+                    {graph_.add_constant(name + "_quantized", quantize(tensor, params)),
+                     graph_.add_constant(name + "_scale", scale_tensor(params, {})),
+                     graph_.add_constant(name + "_zero_point", zero_point_tensor(params, {}))},
+                    {name + "_DequantizeLinear_Output"},
+                    {},
+                    name + "_DequantizeLinear"};
+      row->second = graph_.node(graph_.insert_before(node, std::move(spec))).outputs[0];
+    }
+    graph_.set_input(node, slot, row->second);
+  }
+
+  // Saturation to [0, 255] does what the activation did where the integers reach no further than it
+  // lets through.
+  void absorb_activation(const Unit& unit) {
+    const Node& node = graph_.node(unit.activation);
+    const Parameters& p = parameters_of(unit.output);
+    const IntegerRange range = integer_range(activation_dtype_, symmetric_);
+    const double low = static_cast<double>(dequantize_value(range.min, p.q.scale, p.q.zero_point));
+    const double high = static_cast<double>(dequantize_value(range.max, p.q.scale, p.q.zero_point));
+    const auto [min, max] = bounds(node);
+    const double slack = 1e-5 * (high - low);
+    if (low < min - slack || high > max + slack) {
+      return job_.skip(unit.activation,
+                       "its bounds lie inside the quantized range, so it stays a node and its "
+                       "producer may run in float");
+    }
+    const ValueId from = graph_.node(unit.node).outputs[0];
+    absorb(graph_, unit.activation, from);
+    moved_[unit.output] = from;
+    ++absorbed_;
+    job_.result.details["absorbed_activations"] = absorbed_;
+  }
+
+  std::pair<double, double> bounds(const Node& node) const {
+    double min = node.is("Relu") ? 0 : -HUGE_VAL;
+    double max = HUGE_VAL;
+    if (node.is("Relu")) return {min, max};
+    if (job_.model.opset() < 11) {
+      return {node.float_or("min", -FLT_MAX), node.float_or("max", FLT_MAX)};
+    }
+    if (const Tensor* bound = graph_.constant_input(node, 1)) min = bound->to_double();
+    if (const Tensor* bound = graph_.constant_input(node, 2)) max = bound->to_double();
+    return {min, max};
+  }
+
+  // --- Q/DQ -------------------------------------------------------------------------------------
+
+  ValueId now(ValueId id) const {
+    const auto row = moved_.find(id);
+    return row == moved_.end() ? id : row->second;
+  }
+
+  void insert_pairs() {
+    std::set<NodeId> integer_nodes;
+    for (const Unit& unit : plan_.units) integer_nodes.insert(unit.node);
+    for (const ValueId planned : plan_.quantized) {
+      Parameters& p = parameters_of(planned);
+      make_constants(p);
+      const ValueId id = now(planned);
+      const NodeId producer = graph_.value(id).producer;
+      const bool from_integers =
+          producer != kNoNode &&
+          (integer_nodes.count(producer) > 0 || is_kept_activation(producer, integer_nodes));
+      insert_pair(id, p, from_integers, integer_nodes);
+    }
+  }
+
+  // A Relu or Clip of an integer node that could not be absorbed: its output still is the unit's.
+  bool is_kept_activation(NodeId id, const std::set<NodeId>& integer_nodes) const {
+    const Node& node = graph_.node(id);
+    if (!node.is("Relu") && !node.is("Clip")) return false;
+    const NodeId before = graph_.value(node.inputs[0]).producer;
+    return before != kNoNode && integer_nodes.count(before) > 0;
+  }
+
+  // Readers of what integer nodes make all read the dequantized value: the float one is never
+  // stored. Of other values only integer nodes do, so that float readers lose nothing.
+  void insert_pair(ValueId id, const Parameters& p, bool from_integers,
+                   const std::set<NodeId>& integer_nodes) {
+    const std::string name = graph_.value(id).name;
+    const auto uses = graph_.uses(id);
+    const std::vector<Use> readers(uses.begin(), uses.end());
+    const NodeId quantize = graph_.add({"QuantizeLinear",
+                                        {id, p.scale, p.zero_point},
+                                        {name + "_QuantizeLinear_Output"},
+                                        {},
+                                        name + "_QuantizeLinear"});
+    const NodeId dequantize = graph_.add({"DequantizeLinear",
+                                          {graph_.node(quantize).outputs[0], p.scale, p.zero_point},
+                                          {name + "_DequantizeLinear_Output"},
+                                          {},
+                                          name + "_DequantizeLinear"});
+    const ValueId out = graph_.node(dequantize).outputs[0];
+    graph_.set_type(out, graph_.value(id).type);
+    if (!from_integers) {
+      for (const Use& use : readers) {
+        if (integer_nodes.count(use.node) > 0) {
+          graph_.set_input(use.node, static_cast<size_t>(use.slot), out);
+        }
+      }
+      return;
+    }
+    const bool is_output = graph_.is_output(id);
+    graph_.replace_uses(id, out);
+    graph_.set_input(quantize, 0, id);
+    if (is_output) {
+      graph_.rename(id, graph_.unique_value_name(name + "_QuantizeLinear_Input"));
+    }
+  }
+
+  QuantJob& job_;
+  Graph& graph_;
+  DType weight_dtype_;
+  DType activation_dtype_;
+  bool symmetric_;
+  bool by_channel_;
+  int64_t absorbed_ = 0;
+  StaticPlan plan_;
+  std::map<ValueId, Parameters> parameters_;
+  std::map<ValueId, ValueId> operands_;
+  std::map<ValueId, ValueId> moved_;  // outputs of absorbed activations -> of their producers
+};
+
+}  // namespace
+
+void quantize_static(QuantJob& job) { StaticQuantizer(job).run(); }
+
+StatisticsRequests quantize_wants(const Model& model, const Options& options) {
+  StatisticsRequests wanted;
+  if (choose_mode(model, options, true).mode != QuantMode::static_) return wanted;
+  const bool histogram = find_calibrator(options.text("calibrator")).needs_histogram;
+  const StaticPlan plan = plan_static(model, options, Selection(options), {});
+  for (const ValueId id : plan.quantized) {
+    if (plan.root.count(id) > 0) continue;
+    StatisticsRequest request;
+    request.histogram = histogram;
+    wanted.emplace(model.graph.value(id).name, request);
+  }
+  return wanted;
+}
+
+}  // namespace compress

@@ -1,0 +1,358 @@
+#include "passes/quantize/static_plan.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "compress/error.h"
+#include "passes/edit.h"
+#include "passes/quantize/linear.h"
+
+namespace compress {
+namespace {
+
+// Operators with an integer kernel of their own (QLinearAdd, QLinearConcat...).
+bool is_elementwise_integer(const Node& node) {
+  if (!node.domain.empty()) return false;
+  for (const char* op : {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid",
+                         "LeakyRelu", "Softmax"}) {
+    if (node.op_type == op) return true;
+  }
+  return false;
+}
+
+// Operators that run on integers as they are where input and output share their parameters.
+bool moves_values(const Node& node) {
+  if (node.is("Resize")) {
+    return node.string_or("mode", "nearest") == "nearest";
+  }
+  for (const char* op : {"MaxPool", "Reshape", "Transpose", "Slice", "Split", "Gather", "Flatten",
+                         "Squeeze", "Unsqueeze", "DepthToSpace"}) {
+    if (node.is(op)) return true;
+  }
+  return false;
+}
+
+class Planner {
+ public:
+  Planner(const Model& model, const Options& options, const Selection& selection,
+          const std::set<ValueId>& banned)
+      : model_(model), graph_(model.graph), selection_(selection), banned_(banned) {
+    absorbs_ = !options.flag("symmetric-activations") && options.text("activations") == "uint8";
+    transformer_ = is_transformer(model);
+  }
+
+  StaticPlan run() {
+    for (const NodeId id : graph_.order()) consider(id);
+    for (const Unit& unit : all_) index_[unit.node] = &unit - all_.data();
+    chosen_.resize(all_.size());
+    for (size_t i = 0; i < all_.size(); ++i) chosen_[i] = all_[i].has_weights;
+    // Choosing a node only ever makes its neighbours cheaper, so this grows to a fixed point.
+    constexpr int kMaxRounds = 16;
+    bool grown = true;
+    for (int round = 0; round < kMaxRounds && grown; ++round) {
+      update_quantized();
+      grown = false;
+      for (size_t i = 0; i < all_.size(); ++i) {
+        if (chosen_[i] || !pays(all_[i])) continue;
+        chosen_[i] = grown = true;
+        mark(all_[i]);
+      }
+    }
+    update_quantized();
+    return finish();
+  }
+
+ private:
+  void skip(NodeId id, std::string reason) {
+    plan_.skipped.push_back({graph_.node(id).name, std::move(reason)});
+  }
+
+  bool is_float_value(ValueId id) const { return graph_.value(id).type.dtype == DType::float32; }
+
+  // Elements, unknown dimensions as 1: only relations between neighbours matter.
+  int64_t size(ValueId id) const {
+    const TypeInfo& type = graph_.value(id).type;
+    if (!type.has_shape) return 1;
+    int64_t count = 1;
+    for (const int64_t dim : type.shape)
+      count *= std::max<int64_t>(1, std::min<int64_t>(dim, 1 << 20));
+    return std::clamp<int64_t>(count, 1, int64_t{1} << 40);
+  }
+
+  // --- Which nodes could be units ---------------------------------------------------------------
+
+  void consider(NodeId id) {
+    const Node& node = graph_.node(id);
+    if (node.is("Conv") || node.is("Gemm") || node.is("MatMul")) return consider_weights(id);
+    if (!node.bodies.empty()) return skip(id, "what stands in its bodies is left as it is");
+    const bool table = node.is("Gather") && graph_.constant_input(node, 0) != nullptr;
+    if (table) return consider_table(id);
+    const bool elementwise = is_elementwise_integer(node);
+    if (!elementwise && !moves_values(node)) {
+      if (has_weights(node)) skip(id, "no integer kernel for " + node.op_type);
+      return;
+    }
+    // In a transformer the sums between products carry outliers (measured: 5 points of accuracy).
+    if (!selection_.wants_op(node.op_type, !transformer_) || !selection_.refusal(node).empty())
+      return;
+    Unit unit;
+    unit.node = id;
+    unit.shares_scale = !elementwise;
+    const size_t inputs = elementwise ? node.inputs.size() : 1;
+    for (size_t i = 0; i < inputs; ++i) unit.inputs.push_back(node.inputs[i]);
+    if (!inputs_fit(unit) || !outputs_fit(node)) return;
+    if (node.is("Softmax") && !selection_.names_op("Softmax")) return;
+    if (unit.shares_scale && graph_.value(unit.inputs[0]).is_constant()) return;
+    unit.output = node.outputs[0];
+    if (elementwise && !node.is("Softmax") && !node.is("Sigmoid")) absorb_activation(unit);
+    all_.push_back(unit);
+  }
+
+  static bool has_weights(const Node& node) {
+    return node.is("ConvTranspose") || node.is("LSTM") || node.is("GRU") ||
+           node.op_type == "Attention" || node.op_type == "EmbedLayerNormalization";
+  }
+
+  bool inputs_fit(const Unit& unit) const {
+    return std::all_of(unit.inputs.begin(), unit.inputs.end(), [&](ValueId id) {
+      return id != kNoValue && banned_.count(id) == 0 &&
+             (is_float_value(id) || (graph_.value(id).is_constant() &&
+                                     graph_.value(id).constant.dtype() == DType::float32));
+    });
+  }
+
+  // Split has several outputs; MaxPool's Indices must be unused.
+  bool outputs_fit(const Node& node) const {
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const ValueId id = node.outputs[i];
+      if (id == kNoValue) continue;
+      if (banned_.count(id) > 0) return false;
+      if (node.is("Split")) continue;
+      if (i > 0 && !graph_.is_unused(id)) return false;
+    }
+    return true;
+  }
+
+  void consider_weights(NodeId id) {
+    const Node& node = graph_.node(id);
+    if (!selection_.wants_op(node.op_type, true)) return skip(id, "not among --op-types");
+    if (std::string reason = selection_.refusal(node); !reason.empty()) return skip(id, reason);
+    Unit unit;
+    unit.node = id;
+    unit.has_weights = true;
+    unit.output_optional = !node.is("Conv");
+    const ValueId input = operand(node, 0);
+    std::string reason = node.is("Conv") ? conv_reason(node) : product_reason(id);
+    if (!reason.empty()) return skip(id, reason);
+    unit.inputs = {input};
+    unit.output = node.outputs[0];
+    if (!is_float_value(input)) return skip(id, "its input is no float32");
+    absorb_activation(unit);
+    for (const ValueId value : {input, unit.output}) {
+      const bool matters = value == input || !unit.output_optional;
+      if (matters && banned_.count(value) > 0) {
+        return skip(id, fmt::format("no usable statistics of '{}'", graph_.value(value).name));
+      }
+    }
+    all_.push_back(unit);
+  }
+
+  std::string conv_reason(const Node& node) const {
+    const Tensor* weight = graph_.constant_input(node, 1);
+    if (weight == nullptr) return "its weights are computed";
+    if (weight->dtype() != DType::float32) {
+      return fmt::format("weights of type {}", info(weight->dtype()).name);
+    }
+    if (operand(node, 2) != kNoValue && graph_.constant_input(node, 2) == nullptr) {
+      return "its bias is computed";
+    }
+    return operand(node, 0) == kNoValue ? "an input is missing" : "";
+  }
+
+  std::string product_reason(NodeId id) const {
+    Linear linear;
+    std::string reason = read_linear(model_, id, linear);
+    if (reason == "both inputs are activations") {
+      reason += ": measured no faster in integers";
+    }
+    if (reason.empty() && linear.transpose != kNoNode)
+      reason = "its weights are transposed at run time";
+    return reason;
+  }
+
+  void consider_table(NodeId id) {
+    const Node& node = graph_.node(id);
+    Table table;
+    if (!selection_.wants_op("Gather", true) || !selection_.refusal(node).empty()) return;
+    if (!is_float(graph_.constant_input(node, 0)->dtype())) return;
+    if (std::string reason = read_table(model_, id, table); !reason.empty())
+      return skip(id, reason);
+    if (graph_.uses(table.weight).size() > 1) {
+      return skip(id, "its table is also read by another node");
+    }
+    if (table.rows * table.width * 3 < 2 * kNodeProtoBytes) return skip(id, "too small to gain");
+    plan_.tables.push_back(id);
+  }
+
+  // Relu, and Clip whose bounds enclose zero, become saturation of the quantized output.
+  void absorb_activation(Unit& unit) const {
+    const NodeId next = single_reader(graph_, unit.output);
+    if (next == kNoNode) return;
+    const Node& node = graph_.node(next);
+    if (!node.is("Relu") && !node.is("Clip")) return;
+    if (operand(node, 0) != unit.output || banned_.count(node.outputs[0]) > 0) return;
+    if (!selection_.refusal(node).empty()) return;
+    if (node.is("Clip") && !encloses_zero(node)) return;
+    unit.activation = next;
+    unit.output = node.outputs[0];
+  }
+
+  bool encloses_zero(const Node& clip) const {
+    double low = -1;
+    double high = 1;
+    if (model_.opset() < 11) {
+      low = clip.float_or("min", -1);
+      high = clip.float_or("max", 1);
+    } else {
+      for (size_t slot : {size_t{1}, size_t{2}}) {
+        if (operand(clip, slot) == kNoValue) continue;
+        const Tensor* bound = graph_.constant_input(clip, slot);
+        if (bound == nullptr || bound->count() != 1) return false;
+        (slot == 1 ? low : high) = bound->to_double();
+      }
+    }
+    return low <= 0 && high > 0;
+  }
+
+  // --- Which of them pay ------------------------------------------------------------------------
+
+  bool is_chosen(NodeId id) const {
+    const auto row = index_.find(id);
+    return row != index_.end() && chosen_[row->second];
+  }
+
+  // True where a chosen unit reads the value as integers.
+  bool has_integer_reader(ValueId id) const {
+    for (const Use& use : graph_.uses(id)) {
+      const auto row = index_.find(use.node);
+      if (row == index_.end() || !chosen_[row->second]) continue;
+      const Unit& unit = all_[row->second];
+      const auto& inputs = unit.inputs;
+      if (std::find(inputs.begin(), inputs.end(), id) != inputs.end()) return true;
+    }
+    return false;
+  }
+
+  bool has_float_reader(ValueId id) const {
+    if (graph_.is_output(id)) return true;
+    for (const Use& use : graph_.uses(id)) {
+      if (!is_chosen(use.node)) return true;
+    }
+    return false;
+  }
+
+  std::vector<ValueId> outputs_of(const Unit& unit) const {
+    if (!unit.shares_scale) return {unit.output};
+    std::vector<ValueId> out;
+    for (const ValueId id : graph_.node(unit.node).outputs) {
+      if (id != kNoValue && !graph_.is_unused(id)) out.push_back(id);
+    }
+    return out;
+  }
+
+  void mark(const Unit& unit) {
+    for (const ValueId id : unit.inputs) {
+      if (!graph_.value(id).is_constant()) quantized_.insert(id);
+    }
+    if (unit.output_optional) return;
+    for (const ValueId id : outputs_of(unit)) quantized_.insert(id);
+  }
+
+  void update_quantized() {
+    quantized_.clear();
+    for (size_t i = 0; i < all_.size(); ++i) {
+      if (chosen_[i]) mark(all_[i]);
+    }
+  }
+
+  // Elements converted between float and integer around the node, were it float and were it
+  // integer.
+  bool pays(const Unit& unit) const {
+    int64_t as_float = 0;
+    int64_t as_integer = 0;
+    for (const ValueId id : unit.inputs) {
+      if (graph_.value(id).is_constant()) continue;
+      (quantized_.count(id) > 0 ? as_float : as_integer) += size(id);
+    }
+    for (const ValueId id : outputs_of(unit)) {
+      if (banned_.count(id) > 0) return false;
+      if (has_integer_reader(id)) as_float += size(id);
+      if (has_float_reader(id)) as_integer += size(id);
+    }
+    return as_integer < as_float;
+  }
+
+  // --- Result -----------------------------------------------------------------------------------
+
+  StaticPlan finish() {
+    for (size_t i = 0; i < all_.size(); ++i) {
+      Unit unit = all_[i];
+      if (!chosen_[i]) continue;
+      if (unit.activation != kNoNode && quantized_.count(unit.output) == 0) {
+        unit.activation = kNoNode;  // a float result: the activation stays a node
+        unit.output = graph_.node(unit.node).outputs[0];
+      }
+      if (unit.shares_scale) {
+        for (const ValueId id : outputs_of(unit)) {
+          const auto row = plan_.root.find(unit.inputs[0]);
+          plan_.root[id] = row == plan_.root.end() ? unit.inputs[0] : row->second;
+        }
+      }
+      plan_.units.push_back(unit);
+    }
+    plan_.quantized = quantized_;
+    explain_floats();
+    return std::move(plan_);
+  }
+
+  // Nodes that sit among integer ones and stay float, so that a user sees what breaks the chain.
+  void explain_floats() {
+    std::set<NodeId> absorbed;
+    for (const Unit& unit : plan_.units) absorbed.insert(unit.activation);
+    for (const NodeId id : graph_.order()) {
+      const Node& node = graph_.node(id);
+      if (is_chosen(id) || node.is("Conv") || node.is("Gemm") || node.is("MatMul")) continue;
+      const bool fed = std::any_of(node.inputs.begin(), node.inputs.end(), [&](ValueId input) {
+        return input != kNoValue && quantized_.count(input) > 0;
+      });
+      const bool feeds = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId out) {
+        return out != kNoValue && quantized_.count(out) > 0;
+      });
+      if (!fed || !feeds || absorbed.count(id) > 0) continue;
+      skip(id, moves_values(node) || is_elementwise_integer(node)
+                   ? "converting around it costs no less than an integer " + node.op_type + " saves"
+                   : node.op_type + " has no integer kernel: float between integer neighbours");
+    }
+  }
+
+  const Model& model_;
+  const Graph& graph_;
+  const Selection& selection_;
+  const std::set<ValueId>& banned_;
+  bool absorbs_ = true;
+  bool transformer_ = false;
+  std::vector<Unit> all_;
+  std::unordered_map<NodeId, size_t> index_;
+  std::vector<char> chosen_;
+  std::set<ValueId> quantized_;
+  StaticPlan plan_;
+};
+
+}  // namespace
+
+StaticPlan plan_static(const Model& model, const Options& options, const Selection& selection,
+                       const std::set<ValueId>& banned) {
+  return Planner(model, options, selection, banned).run();
+}
+
+}  // namespace compress
