@@ -11,6 +11,7 @@ namespace compress {
 extern const std::span<const OpDef> kConvOps;
 extern const std::span<const OpDef> kPoolOps;
 extern const std::span<const OpDef> kMatMulOps;
+extern const std::span<const OpDef> kEinsumOps;
 extern const std::span<const OpDef> kNormOps;
 extern const std::span<const OpDef> kRecurrentOps;
 extern const std::span<const OpDef> kQuantizeOps;

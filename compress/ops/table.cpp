@@ -33,6 +33,7 @@ std::span<const std::span<const OpDef>> families() {
       kConvOps,
       kPoolOps,
       kMatMulOps,
+      kEinsumOps,
       kNormOps,
       kRecurrentOps,
       kQuantizeOps,

@@ -198,6 +198,13 @@ def products():
          [u8(g, 5, 7), weights_s8(g, 7, 9), scalar(120, np.uint8), s8(g, 9)], initializers=(1, 2, 3))
     case("fused_matmul", "FusedMatMul", [f32(g, 2, 7, 5), f32(g, 2, 9, 7)],
          dict(transA=1, transB=1, alpha=0.25), MS)
+    for i, (equation, shapes) in enumerate((
+            ("bhid,bhjd->bhij", ((2, 3, 5, 4), (2, 3, 6, 4))), ("ij,jk", ((3, 4), (4, 5))),
+            ("...ij,...jk->...ik", ((2, 1, 3, 4), (6, 4, 5))), ("ii->i", ((4, 4),)),
+            ("ij->", ((3, 4),)), ("b i , b j , j -> b", ((2, 3), (2, 4), (4,))),
+            ("...ij->...ji", ((2, 3, 4),)), ("bi,oi->ob", ((3, 7), (5, 7))))):
+        case(f"einsum_{i}", "Einsum", [f32(g, *shape) for shape in shapes],
+             dict(equation=equation))
     a, b = u8(g, 6, 40), weights_s8(g, 40, 24)
     scales = np.abs(f32(g, 24, scale=0.01)) + 0.001
     bias = f32(g, 24)
