@@ -5,6 +5,7 @@
 #include <bit>
 #include <cassert>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -20,10 +21,15 @@ namespace {
 constexpr int64_t kChunk = 2048;
 // Elements that are worth a thread's start.
 constexpr int64_t kTask = 16 * kChunk;
-constexpr size_t kLanes = 16;  // independent minima, so that the loop becomes vector instructions
-constexpr uint32_t kInfinityBits = 0x7F800000;
+// Vectors of the oldest x86-64; a loop over floats would have to keep the order of its minima.
+constexpr size_t kLanes = 4;
+constexpr size_t kVectors = 4;  // at a time, since each waits for its last result
+typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+constexpr int32_t kInfinityBits = 0x7F800000;
 
-uint32_t magnitude_bits(float x) { return std::bit_cast<uint32_t>(x) & 0x7FFFFFFF; }
+// |x| as an integer of the same order; signed, which SSE2 can compare.
+int32_t magnitude_bits(float x) { return std::bit_cast<int32_t>(x) & 0x7FFFFFFF; }
 bool is_finite(float x) { return magnitude_bits(x) < kInfinityBits; }
 
 struct Extent {
@@ -55,28 +61,35 @@ Extent extent_of_each(std::span<const float> values) {
 }
 
 Extent extent_of(std::span<const float> values) {
-  std::array<float, kLanes> low, high;
-  std::array<uint32_t, kLanes> largest{};
-  const Extent none;
-  low.fill(none.min);
-  high.fill(none.max);
-  const size_t whole = values.size() / kLanes * kLanes;
-  for (size_t i = 0; i < whole; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float x = values[i + lane];
-      low[lane] = x < low[lane] ? x : low[lane];
-      high[lane] = x > high[lane] ? x : high[lane];
-      const uint32_t bits = magnitude_bits(x);
-      largest[lane] = bits > largest[lane] ? bits : largest[lane];
+  std::array<Floats, kVectors> low, high;
+  std::array<Ints, kVectors> largest;
+  low.fill(Floats{} + values.front());
+  high = low;
+  largest.fill(Ints{});
+  size_t i = 0;
+  for (; i + kVectors * kLanes <= values.size(); i += kVectors * kLanes) {
+    for (size_t k = 0; k < kVectors; ++k) {
+      Floats x;
+      Ints bits;
+      std::memcpy(&x, &values[i + k * kLanes], sizeof x);
+      std::memcpy(&bits, &values[i + k * kLanes], sizeof bits);
+      bits &= 0x7FFFFFFF;
+      low[k] = x < low[k] ? x : low[k];
+      high[k] = x > high[k] ? x : high[k];
+      largest[k] = bits > largest[k] ? bits : largest[k];
     }
   }
-  if (*std::max_element(largest.begin(), largest.end()) >= kInfinityBits) {
-    return extent_of_each(values);
+  int32_t most = magnitude_bits(values.front());
+  for (size_t lane = 0; lane < kVectors * kLanes; ++lane) {
+    most = std::max(most, largest[lane / kLanes][lane % kLanes]);
   }
-  Extent extent = extent_of_each(values.subspan(whole));
-  extent.min = std::min(extent.min, *std::min_element(low.begin(), low.end()));
-  extent.max = std::max(extent.max, *std::max_element(high.begin(), high.end()));
-  extent.count += static_cast<int64_t>(whole);
+  if (most >= kInfinityBits) return extent_of_each(values);
+  Extent extent = extent_of_each(values.subspan(i));
+  for (size_t lane = 0; lane < kVectors * kLanes; ++lane) {
+    extent.min = std::min(extent.min, low[lane / kLanes][lane % kLanes]);
+    extent.max = std::max(extent.max, high[lane / kLanes][lane % kLanes]);
+  }
+  extent.count += static_cast<int64_t>(i);
   return extent;
 }
 
@@ -120,8 +133,11 @@ struct Binning {
 using Counters = std::array<std::array<uint32_t, Histogram::kBins>, 4>;
 
 bool all_finite(std::span<const float> values) {
-  uint32_t largest = 0;
-  for (const float x : values) largest = std::max(largest, magnitude_bits(x));
+  int32_t largest = 0;
+  for (const float x : values) {
+    const int32_t bits = magnitude_bits(x);
+    largest = bits > largest ? bits : largest;
+  }
   return largest < kInfinityBits;
 }
 
@@ -160,10 +176,10 @@ void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& 
   const int64_t inner = values.shape.count(axis + 1, rank);
   const float* data = values.as<const float>();
   const auto bits_of = [](float x) {
-    const uint32_t bits = magnitude_bits(x);
+    const int32_t bits = magnitude_bits(x);
     return bits < kInfinityBits ? bits : 0;
   };
-  const auto raise = [&](int64_t channel, uint32_t bits) {
+  const auto raise = [&](int64_t channel, int32_t bits) {
     float& slot = absmax[static_cast<size_t>(channel)];
     slot = std::max(slot, std::bit_cast<float>(bits));
   };
@@ -173,7 +189,7 @@ void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& 
     for (int64_t o = 0; o < outer; ++o) {
       const float* slice = data + o * channels * inner;
       for (int64_t c = begin; c < end; ++c) {
-        uint32_t largest = 0;
+        int32_t largest = 0;
         for (int64_t i = 0; i < inner; ++i) {
           largest = std::max(largest, bits_of(slice[c * inner + i]));
         }
