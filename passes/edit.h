@@ -40,13 +40,10 @@ inline NodeId single_reader(const Graph& graph, ValueId id) {
   return graph.uses(id)[0].node;
 }
 
-// A constant whose content cannot change: before IR 4 every initializer is also listed as an input;
-// from IR 4 on a listed one is a default that callers may override.
-inline const Tensor* fixed_constant(const Model& model, ValueId id) {
-  if (id == kNoValue) return nullptr;
-  const Value& value = model.graph.value(id);
-  if (!value.is_constant() || (value.is_input && model.ir_version >= 4)) return nullptr;
-  return &value.constant;
+// The constant that a value is, or nullptr.
+inline const Tensor* constant_of(const Model& model, ValueId id) {
+  if (id == kNoValue || !model.graph.value(id).is_constant()) return nullptr;
+  return &model.graph.value(id).constant;
 }
 
 inline ValueId operand(const Node& node, size_t slot) {

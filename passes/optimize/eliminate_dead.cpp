@@ -1,5 +1,4 @@
-// Removes nodes that nothing reads, and constants that nothing reads. Inputs of the model stay, but
-// for the initializers that old models list among them.
+// Removes nodes that nothing reads, and constants that nothing reads. Inputs of the model stay.
 #include "passes/optimize/optimize.h"
 
 namespace compress {
@@ -21,12 +20,7 @@ PassResult eliminate_dead(Model& model, PassContext&) {
   for (ValueId id = 0; id < graph.value_slots(); ++id) {
     const Value& value = graph.value(id);
     if (!value.alive || !value.is_constant() || !graph.is_unused(id)) continue;
-    if (value.is_input) {
-      if (model.ir_version >= 4) continue;  // a default that a caller may override
-      graph.remove_input(id);
-    } else {
-      graph.erase_value(id);
-    }
+    graph.erase_value(id);
     ++constants;
   }
   PassResult result;

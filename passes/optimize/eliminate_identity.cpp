@@ -1,7 +1,10 @@
 // Removes nodes whose output equals one of their inputs: Identity, Dropout at inference, casts to
-// the same type, reshapes to the same shape, empty pads and slices, lists of one.
+// the same type, reshapes to the same shape, empty pads and slices, lists of one; and a Relu beside
+// a Clip that does its work.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "compress/ops/op.h"
 #include "passes/edit.h"
@@ -17,8 +20,8 @@ bool same_known_shape(const TypeInfo& a, const TypeInfo& b) {
                       [](int64_t dim) { return dim == kUnknownDim; });
 }
 
-const Tensor* constant_of(const Model& model, const Node& node, size_t slot) {
-  return fixed_constant(model, operand(node, slot));
+const Tensor* constant_operand(const Model& model, const Node& node, size_t slot) {
+  return constant_of(model, operand(node, slot));
 }
 
 bool all_zero(const std::vector<int64_t>& values) {
@@ -32,20 +35,20 @@ bool is_inference_dropout(const Model& model, const Node& node) {
   }
   if (model.opset() < 7) return node.int_or("is_test", 0) != 0;
   if (operand(node, 2) == kNoValue) return true;
-  const Tensor* training = constant_of(model, node, 2);
+  const Tensor* training = constant_operand(model, node, 2);
   return training != nullptr && training->count() == 1 && training->to_int() == 0;
 }
 
 bool is_empty_pad(const Model& model, const Node& node) {
   if (model.opset() < 11) return node.attribute("pads") && all_zero(node.ints_or("pads", {1}));
-  const Tensor* pads = constant_of(model, node, 1);
+  const Tensor* pads = constant_operand(model, node, 1);
   return pads != nullptr && all_zero(pads->to_ints());
 }
 
 bool is_whole_slice(const Model& model, const Node& node, const TypeInfo& in, const TypeInfo& out) {
   if (!in.is_concrete() || !same_known_shape(in, out)) return false;
   if (operand(node, 4) == kNoValue) return true;
-  const Tensor* steps = constant_of(model, node, 4);
+  const Tensor* steps = constant_operand(model, node, 4);
   if (steps == nullptr) return false;
   const std::vector<int64_t> values = steps->to_ints();
   return std::all_of(values.begin(), values.end(), [](int64_t step) { return step > 0; });
@@ -130,6 +133,33 @@ bool shorten_cast(Graph& graph, NodeId id) {
   return true;
 }
 
+// The smallest value that a Clip or Relu lets through, or nothing.
+std::optional<double> lower_bound_of(const Model& model, const Node& node) {
+  if (node.is("Relu")) return 0;
+  if (!node.is("Clip")) return {};
+  if (model.opset() < 11) return node.float_or("min", -HUGE_VALF);
+  const Tensor* bound = constant_operand(model, node, 1);
+  if (bound == nullptr || bound->count() != 1) return {};
+  return bound->to_double();
+}
+
+// A Relu that alone feeds a Clip from 0 or more changes nothing that the Clip would not; and the
+// Relu after such a Clip does nothing at all.
+bool is_repeated_activation(const Model& model, NodeId id) {
+  const Graph& graph = model.graph;
+  if (!graph.node(id).is("Relu")) return false;
+  const NodeId next = single_reader(graph, graph.node(id).outputs[0]);
+  if (next != kNoNode && graph.node(next).is("Clip")) {
+    const auto low = lower_bound_of(model, graph.node(next));
+    if (low && *low >= 0) return true;
+  }
+  const ValueId in = operand(graph.node(id), 0);
+  const NodeId before = in == kNoValue ? kNoNode : graph.value(in).producer;
+  if (before == kNoNode) return false;
+  const auto low = lower_bound_of(model, graph.node(before));
+  return low && *low >= 0;
+}
+
 }  // namespace
 
 PassResult eliminate_identity(Model& model, PassContext&) {
@@ -142,7 +172,8 @@ PassResult eliminate_identity(Model& model, PassContext&) {
     if (!graph.node(id).alive || graph.node(id).outputs.empty()) continue;
     if (shorten_cast(graph, id)) ++casts;
     const Node& node = graph.node(id);
-    if (node.outputs[0] == kNoValue || !is_identity(model, node)) continue;
+    if (node.outputs[0] == kNoValue) continue;
+    if (!is_identity(model, node) && !is_repeated_activation(model, id)) continue;
     if (!can_replace(graph, node.outputs[0], node.inputs[0])) continue;
     bypass(graph, id, node.inputs[0]);
     ++removed;

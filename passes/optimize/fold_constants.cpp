@@ -60,22 +60,47 @@ std::vector<Tensor> evaluate(const Model& model, const Node& node, uint64_t allo
   return fold_node(*op, context);
 }
 
+// Models of IR 3 list every initializer among the inputs, and some exporters go on doing so.
+// Runtimes then take it for a default that a caller may override, and neither fold nor prepack it.
+// Nobody feeds weights: they become plain constants.
+int64_t unlist_initializers(Model& model) {
+  Graph& graph = model.graph;
+  std::vector<ValueId> listed;
+  for (const ValueId id : graph.inputs()) {
+    if (graph.value(id).is_constant()) listed.push_back(id);
+  }
+  for (const ValueId id : listed) {
+    const std::string name = graph.value(id).name;
+    const ValueId plain = graph.add_constant(name, graph.value(id).constant);
+    graph.replace_uses(id, plain);
+    graph.remove_input(id);
+    if (graph.find_value(name) == kNoValue) graph.rename(plain, name);
+  }
+  if (!listed.empty()) model.ir_version = std::max<int64_t>(model.ir_version, 4);
+  return static_cast<int64_t>(listed.size());
+}
+
 class Folder {
  public:
   Folder(Model& model, uint64_t max_bytes)
       : model_(model), graph_(model.graph), partial_(model), max_bytes_(max_bytes) {}
 
   PassResult run() {
+    const int64_t unlisted = unlist_initializers(model_);
     const std::vector<NodeId> order = graph_.order();
     for (const NodeId id : order) visit(id);
-    result_.changed = folded_ + constants_ > 0;
-    if (result_.changed) result_.details = {{"folded", folded_}, {"constant_nodes", constants_}};
+    result_.changed = folded_ + constants_ + unlisted > 0;
+    if (result_.changed) {
+      result_.details = {
+          {"folded", folded_}, {"constant_nodes", constants_}, {"unlisted", unlisted}};
+    }
     return std::move(result_);
   }
 
  private:
   void visit(NodeId id) {
     const Node& node = graph_.node(id);
+    if (node.is("Reshape") && node.int_or("allowzero", 0) == 0) infer_last_dimension(id);
     for (const ValueId out : node.outputs) {
       if (out != kNoValue && graph_.is_output(out)) return;
     }
@@ -91,13 +116,32 @@ class Folder {
     const bool all_constant =
         !node.inputs.empty() &&
         std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId input) {
-          return input == kNoValue || fixed_constant(model_, input) != nullptr;
+          return input == kNoValue || constant_of(model_, input) != nullptr;
         });
     if (all_constant) {
       fold(id);
     } else if (const auto known = partial_.visit(node); known && known->is_known()) {
       replace(id, {known->tensor()});
     }
+  }
+
+  // Reshape to [batch, 1280] with an unknown batch is Reshape to [-1, 1280]: the Shape chain goes.
+  void infer_last_dimension(NodeId id) {
+    const ValueId shape = operand(graph_.node(id), 1);
+    if (shape == kNoValue || graph_.value(shape).is_constant()) return;
+    auto dims = partial_.find(shape);
+    if (!dims || dims->is_scalar || dims->dtype != DType::int64) return;
+    std::optional<int64_t>* unknown = nullptr;
+    for (auto& dim : dims->values) {
+      if (dim && *dim > 0) continue;
+      if (dim || unknown != nullptr) return;
+      unknown = &dim;
+    }
+    if (unknown == nullptr) return;
+    *unknown = -1;
+    const std::string name = graph_.value(shape).name + "_inferred";
+    graph_.set_input(id, 1, graph_.add_constant(name, dims->tensor()));
+    ++folded_;
   }
 
   void fold(NodeId id) {

@@ -25,7 +25,7 @@ std::optional<Affine> affine_of(const Model& model, const Node& node) {
   }
   std::vector<std::vector<double>> rows;
   for (size_t slot = 1; slot < 5; ++slot) {
-    const Tensor* tensor = fixed_constant(model, operand(node, slot));
+    const Tensor* tensor = constant_of(model, operand(node, slot));
     if (tensor == nullptr || !is_float(tensor->dtype())) return {};
     rows.push_back(tensor->to_doubles());
     if (rows.back().size() != rows.front().size()) return {};
@@ -45,7 +45,7 @@ std::optional<Affine> affine_of(const Model& model, const Node& node) {
 std::optional<Affine> bias_of(const Model& model, const Node& add, ValueId conv_out, int rank) {
   if (add.inputs.size() != 2) return {};
   const ValueId other = add.inputs[0] == conv_out ? add.inputs[1] : add.inputs[0];
-  const Tensor* tensor = fixed_constant(model, other);
+  const Tensor* tensor = constant_of(model, other);
   if (tensor == nullptr || !is_float(tensor->dtype()) || tensor->shape().rank() > rank) return {};
   const int lead = rank - tensor->shape().rank();
   for (int i = 0; i < tensor->shape().rank(); ++i) {
@@ -100,13 +100,13 @@ std::optional<Channels> output_channels(const Node& node, const Shape& w) {
 bool scale_outputs(Model& model, NodeId id, const Affine& affine) {
   Graph& graph = model.graph;
   const Node node = graph.node(id);
-  const Tensor* weight = fixed_constant(model, operand(node, 1));
+  const Tensor* weight = constant_of(model, operand(node, 1));
   if (weight == nullptr || !is_float(weight->dtype())) return false;
   const auto channels = output_channels(node, weight->shape());
   if (!channels || static_cast<int64_t>(affine.t.size()) != channels->count) return false;
   std::vector<double> bias(affine.t.size(), 0.0);
   if (operand(node, 2) != kNoValue) {
-    const Tensor* old = fixed_constant(model, node.inputs[2]);
+    const Tensor* old = constant_of(model, node.inputs[2]);
     if (old == nullptr || !is_float(old->dtype())) return false;
     const std::vector<double> values = old->to_doubles();
     if (values.size() != bias.size() && values.size() != 1) return false;
@@ -153,13 +153,13 @@ bool scale_inputs(Model& model, NodeId id, const Affine& affine) {
     if (pad != 0) return false;
   }
   if ((mode != "NOTSET" && mode != "VALID") || conv.int_or("group", 1) != 1) return false;
-  const Tensor* weight = fixed_constant(model, operand(conv, 1));
+  const Tensor* weight = constant_of(model, operand(conv, 1));
   if (weight == nullptr || !is_float(weight->dtype()) || weight->shape().rank() < 3) return false;
   const Shape w = weight->shape();
   if (w[1] != static_cast<int64_t>(affine.s.size()) || w[0] == 0) return false;
   std::vector<double> bias(static_cast<size_t>(w[0]), 0.0);
   if (operand(conv, 2) != kNoValue) {
-    const Tensor* old = fixed_constant(model, conv.inputs[2]);
+    const Tensor* old = constant_of(model, conv.inputs[2]);
     if (old == nullptr || old->count() != w[0]) return false;
     bias = old->to_doubles();
   }
@@ -222,7 +222,7 @@ PassResult fuse_batch_norm(Model& model, PassContext&) {
       for (const ValueId in : std::vector<ValueId>(node.inputs)) {
         if (in == kNoValue || graph.value(in).producer == kNoNode) continue;
         const Node& conv = graph.node(graph.value(in).producer);
-        const Tensor* weight = fixed_constant(model, operand(conv, 1));
+        const Tensor* weight = constant_of(model, operand(conv, 1));
         if (!takes_bias(conv) || weight == nullptr) continue;
         const auto bias = bias_of(model, node, in, weight->shape().rank());
         if (bias && fuse(model, id, *bias, in).empty()) ++biases;

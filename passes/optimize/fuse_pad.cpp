@@ -14,10 +14,10 @@ std::vector<int64_t> zero_pads(const Model& model, const Node& node) {
   if (model.opset() < 11) {
     return node.float_or("value", 0) == 0 ? node.ints_or("pads", {}) : std::vector<int64_t>();
   }
-  const Tensor* pads = fixed_constant(model, operand(node, 1));
+  const Tensor* pads = constant_of(model, operand(node, 1));
   if (pads == nullptr || operand(node, 3) != kNoValue) return {};
   if (operand(node, 2) != kNoValue) {
-    const Tensor* value = fixed_constant(model, operand(node, 2));
+    const Tensor* value = constant_of(model, operand(node, 2));
     if (value == nullptr || value->count() != 1 || !is_float(value->dtype())) return {};
     if (value->to_double() != 0) return {};
   }

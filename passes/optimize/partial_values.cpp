@@ -111,7 +111,7 @@ Tensor PartialInts::tensor() const {
 std::optional<PartialInts> PartialValues::find(ValueId id) const {
   if (id == kNoValue) return std::nullopt;
   if (const auto row = known_.find(id); row != known_.end()) return row->second;
-  const Tensor* tensor = fixed_constant(model_, id);
+  const Tensor* tensor = constant_of(model_, id);
   if (tensor == nullptr || tensor->shape().rank() > 1) return std::nullopt;
   if (tensor->dtype() != DType::int64 && tensor->dtype() != DType::int32) return std::nullopt;
   if (tensor->count() > static_cast<int64_t>(kMaxElements)) return std::nullopt;
@@ -161,7 +161,7 @@ std::optional<PartialInts> PartialValues::evaluate(const Node& node) const {
     return out;
   }
   if (op == "Gather") {
-    const Tensor* indices = fixed_constant(model_, operand(node, 1));
+    const Tensor* indices = constant_of(model_, operand(node, 1));
     if (indices == nullptr || indices->shape().rank() > 1 || node.int_or("axis", 0) != 0) {
       return std::nullopt;
     }

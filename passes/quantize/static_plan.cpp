@@ -43,22 +43,26 @@ class Planner {
 
   StaticPlan run() {
     for (const NodeId id : graph_.order()) consider(id);
-    for (const Unit& unit : all_) index_[unit.node] = &unit - all_.data();
-    chosen_.resize(all_.size());
-    for (size_t i = 0; i < all_.size(); ++i) chosen_[i] = all_[i].has_weights;
-    // Choosing a node only ever makes its neighbours cheaper, so this grows to a fixed point.
-    constexpr int kMaxRounds = 16;
-    bool grown = true;
-    for (int round = 0; round < kMaxRounds && grown; ++round) {
-      update_quantized();
-      grown = false;
-      for (size_t i = 0; i < all_.size(); ++i) {
-        if (chosen_[i] || !pays(all_[i])) continue;
-        chosen_[i] = grown = true;
-        mark(all_[i]);
-      }
+    const auto values = static_cast<size_t>(graph_.value_slots());
+    integer_uses_.assign(values, 0);
+    maker_.assign(values, -1);
+    for (size_t i = 0; i < all_.size(); ++i) {
+      index_[all_[i].node] = i;
+      for (const ValueId id : outputs_of(all_[i]))
+        maker_[static_cast<size_t>(id)] = static_cast<int>(i);
     }
-    update_quantized();
+    // From "everything integer", what does not pay erodes; a chain that pays only as a whole
+    // (channel shuffles) would never be found from the other side. Both directions, so that a chain
+    // erodes in one round whichever end it starts from.
+    chosen_.assign(all_.size(), 0);
+    for (size_t i = 0; i < all_.size(); ++i) choose(i, true);
+    constexpr int kMaxRounds = 16;
+    bool changed = true;
+    for (int round = 0; round < kMaxRounds && changed; ++round) {
+      changed = false;
+      for (size_t i = 0; i < all_.size(); ++i) changed = erode(i) || changed;
+      for (size_t i = all_.size(); i-- > 0;) changed = erode(i) || changed;
+    }
     return finish();
   }
 
@@ -102,10 +106,20 @@ class Planner {
     for (size_t i = 0; i < inputs; ++i) unit.inputs.push_back(node.inputs[i]);
     if (!inputs_fit(unit) || !outputs_fit(node)) return;
     if (node.is("Softmax") && !selection_.names_op("Softmax")) return;
+    if (elementwise && is_piece_of_formula(node)) return;
     if (unit.shares_scale && graph_.value(unit.inputs[0]).is_constant()) return;
     unit.output = node.outputs[0];
     if (elementwise && !node.is("Softmax") && !node.is("Sigmoid")) absorb_activation(unit);
     all_.push_back(unit);
+  }
+
+  // Squares and sums or products with a constant are pieces of norms, Gelu and HardSwish, whose
+  // other pieces have no integer kernel: quantizing some of them costs accuracy and saves no
+  // conversion.
+  bool is_piece_of_formula(const Node& node) const {
+    if (selection_.names_op(node.op_type) || (!node.is("Add") && !node.is("Mul"))) return false;
+    if (node.inputs.size() != 2 || node.inputs[0] == node.inputs[1]) return true;
+    return graph_.constant_input(node, 0) != nullptr || graph_.constant_input(node, 1) != nullptr;
   }
 
   static bool has_weights(const Node& node) {
@@ -231,26 +245,6 @@ class Planner {
     return row != index_.end() && chosen_[row->second];
   }
 
-  // True where a chosen unit reads the value as integers.
-  bool has_integer_reader(ValueId id) const {
-    for (const Use& use : graph_.uses(id)) {
-      const auto row = index_.find(use.node);
-      if (row == index_.end() || !chosen_[row->second]) continue;
-      const Unit& unit = all_[row->second];
-      const auto& inputs = unit.inputs;
-      if (std::find(inputs.begin(), inputs.end(), id) != inputs.end()) return true;
-    }
-    return false;
-  }
-
-  bool has_float_reader(ValueId id) const {
-    if (graph_.is_output(id)) return true;
-    for (const Use& use : graph_.uses(id)) {
-      if (!is_chosen(use.node)) return true;
-    }
-    return false;
-  }
-
   std::vector<ValueId> outputs_of(const Unit& unit) const {
     if (!unit.shares_scale) return {unit.output};
     std::vector<ValueId> out;
@@ -260,41 +254,68 @@ class Planner {
     return out;
   }
 
-  void mark(const Unit& unit) {
-    for (const ValueId id : unit.inputs) {
-      if (!graph_.value(id).is_constant()) quantized_.insert(id);
-    }
-    if (unit.output_optional) return;
-    for (const ValueId id : outputs_of(unit)) quantized_.insert(id);
+  void choose(size_t i, bool integer) {
+    chosen_[i] = integer;
+    for (const ValueId id : all_[i].inputs)
+      integer_uses_[static_cast<size_t>(id)] += integer ? 1 : -1;
   }
 
-  void update_quantized() {
-    quantized_.clear();
-    for (size_t i = 0; i < all_.size(); ++i) {
-      if (chosen_[i]) mark(all_[i]);
-    }
+  bool erode(size_t i) {
+    if (!chosen_[i] || all_[i].has_weights || pays(all_[i])) return false;
+    choose(i, false);
+    return true;
   }
 
-  // Elements converted between float and integer around the node, were it float and were it
-  // integer.
+  int64_t integer_uses(ValueId id) const { return integer_uses_[static_cast<size_t>(id)]; }
+
+  // The chosen unit that makes the value, or nullptr.
+  const Unit* maker(ValueId id) const {
+    const int i = maker_[static_cast<size_t>(id)];
+    return i >= 0 && chosen_[static_cast<size_t>(i)] ? &all_[static_cast<size_t>(i)] : nullptr;
+  }
+
+  bool has_float_reader(ValueId id) const {
+    return graph_.is_output(id) || static_cast<int64_t>(graph_.uses(id).size()) > integer_uses(id);
+  }
+
+  // Elements converted between float and integer around the (chosen) unit, were it float and as it
+  // is. Equal costs go to float, which is more accurate.
   bool pays(const Unit& unit) const {
     int64_t as_float = 0;
     int64_t as_integer = 0;
     for (const ValueId id : unit.inputs) {
       if (graph_.value(id).is_constant()) continue;
-      (quantized_.count(id) > 0 ? as_float : as_integer) += size(id);
+      const Unit* before = maker(id);
+      const auto own = std::count(unit.inputs.begin(), unit.inputs.end(), id);
+      if (before != nullptr && before->output_optional) continue;  // gives either
+      if (before != nullptr && !has_float_reader(id)) as_float += size(id);
+      if (before == nullptr && integer_uses(id) == own) as_integer += size(id);
     }
     for (const ValueId id : outputs_of(unit)) {
       if (banned_.count(id) > 0) return false;
-      if (has_integer_reader(id)) as_float += size(id);
+      if (integer_uses(id) > 0) as_float += size(id);
       if (has_float_reader(id)) as_integer += size(id);
     }
     return as_integer < as_float;
   }
 
+  std::set<ValueId> quantized_values() const {
+    std::set<ValueId> out;
+    for (size_t i = 0; i < all_.size(); ++i) {
+      if (!chosen_[i]) continue;
+      for (const ValueId id : all_[i].inputs) {
+        if (!graph_.value(id).is_constant()) out.insert(id);
+      }
+      if (all_[i].output_optional) continue;
+      for (const ValueId id : outputs_of(all_[i])) out.insert(id);
+    }
+    return out;
+  }
+
   // --- Result -----------------------------------------------------------------------------------
 
   StaticPlan finish() {
+    quantized_ = quantized_values();
     for (size_t i = 0; i < all_.size(); ++i) {
       Unit unit = all_[i];
       if (!chosen_[i]) continue;
@@ -344,6 +365,8 @@ class Planner {
   std::vector<Unit> all_;
   std::unordered_map<NodeId, size_t> index_;
   std::vector<char> chosen_;
+  std::vector<int64_t> integer_uses_;  // by value: slots of chosen units that read it
+  std::vector<int> maker_;             // by value: the unit whose output it is, -1: none
   std::set<ValueId> quantized_;
   StaticPlan plan_;
 };

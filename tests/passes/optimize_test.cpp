@@ -138,6 +138,33 @@ TEST_CASE("a known dimension folds although the batch is unknown", "[optimize]")
   CHECK(after.graph.node_count() == 1);
 }
 
+TEST_CASE("initializers that are also inputs become constants", "[optimize]") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {1, 3, 8, 8});
+  const ValueId w = b.constant(random_tensor({4, 3, 3, 3}, 1), "w");
+  b.graph().list_as_input(w);
+  b.output(batch_norm(b, b.op("Conv", {x, w}), 4), "y");
+  Model before = std::move(b).model(8);
+  before.ir_version = 3;
+  const Model after = optimized(before, {{"x", random_tensor({1, 3, 8, 8}, 2)}});
+  CHECK(after.graph.inputs().size() == 1);
+  CHECK(after.ir_version == 4);
+  CHECK(after.graph.node_count() == 1);
+}
+
+TEST_CASE("a Reshape with one unknown dimension infers it", "[optimize]") {
+  GraphBuilder b;
+  const ValueId x = b.graph().add_input("x", {DType::float32, true, Shape{-2, 6, 4}});
+  const ValueId batch =
+      b.op("Gather", {b.op("Shape", {x}), b.constant(Tensor::scalar<int64_t>(0))});
+  const ValueId shape =
+      b.op("Concat", {b.op("Unsqueeze", {batch, b.constant(ints({0}))}), b.constant(ints({24}))},
+           {attr("axis", int64_t{0})});
+  b.output(b.op("Reshape", {x, shape}), "y");
+  const Model after = optimized(std::move(b).model(), {{"x", random_tensor({5, 6, 4}, 2)}}, 0);
+  CHECK(after.graph.node_count() == 1);
+}
+
 TEST_CASE("folding never inflates a model", "[optimize]") {
   GraphBuilder b;
   const ValueId x = b.input("x", DType::float32, {64, 64});
@@ -176,6 +203,17 @@ TEST_CASE("nodes that return their input go, where names of inputs and outputs a
   want.output(want.op("Relu", {wx}), "y");
   want.output(want.op("Identity", {wx}), "same");
   CHECK(same_graph(after.graph, want.graph()));
+}
+
+TEST_CASE("a Relu beside a Clip from zero goes", "[optimize]") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {8});
+  const ValueId low = b.constant(Tensor::scalar(0.0f));
+  const ValueId high = b.constant(Tensor::scalar(0.5f));
+  b.output(b.op("Relu", {b.op("Clip", {b.op("Relu", {x}), low, high})}), "y");
+  b.output(b.op("Clip", {b.op("Relu", {x}), b.constant(Tensor::scalar(-1.0f)), high}), "z");
+  const Model after = optimized(std::move(b).model(), {{"x", random_tensor({8}, 2)}}, 0);
+  CHECK(test::count_ops(after.graph, "Relu") == 1);
 }
 
 TEST_CASE("a cast that loses digits stays", "[optimize]") {
