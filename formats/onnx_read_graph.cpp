@@ -268,6 +268,12 @@ void check_attribute_names(const std::vector<std::string_view>& attributes) {
   }
 }
 
+// Omitted operands at the end say nothing, and readers of the graph need not expect them.
+void drop_trailing_blanks(Node& node) {
+  while (!node.inputs.empty() && node.inputs.back() == kNoValue) node.inputs.pop_back();
+  while (node.outputs.size() > 1 && node.outputs.back() == kNoValue) node.outputs.pop_back();
+}
+
 void read_node(std::string_view wire, GraphScope& scope, ReadState& state) {
   Node node;
   std::vector<std::string> inputs;
@@ -321,6 +327,7 @@ void read_node(std::string_view wire, GraphScope& scope, ReadState& state) {
                  }
                  node.inputs.push_back(id);
                }
+               drop_trailing_blanks(node);
                scope.graph.add_node_raw(std::move(node));
              });
 }

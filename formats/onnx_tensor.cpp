@@ -138,8 +138,18 @@ bool has_odd_bool(std::string_view bytes) {
   return std::any_of(bytes.begin(), bytes.end(), [](char c) { return (c & ~1) != 0; });
 }
 
+Tensor late_copy(DType dtype, const Shape& shape, std::string_view bytes,
+                 std::shared_ptr<const void> owner) {
+  auto group = std::make_shared<DeferredGroup>(
+      std::vector<size_t>{bytes.size()},
+      [bytes, owner = std::move(owner)](std::span<const std::span<std::byte>> out) {
+        std::memcpy(out[0].data(), bytes.data(), bytes.size());
+      });
+  return Tensor::deferred(dtype, shape, std::move(group), 0);
+}
+
 Tensor from_bytes(const TensorWire& tensor, DType dtype, const Shape& shape, std::string_view bytes,
-                  const std::shared_ptr<const void>& owner) {
+                  const std::shared_ptr<const void>& owner, bool copies_late) {
   const uint64_t want = byte_size(dtype, static_cast<uint64_t>(shape.count()));
   if (bytes.size() != want) wrong_size(tensor, bytes.size(), want, "bytes");
   if (dtype == DType::boolean && has_odd_bool(bytes)) {
@@ -154,6 +164,8 @@ Tensor from_bytes(const TensorWire& tensor, DType dtype, const Shape& shape, std
   if (reinterpret_cast<uintptr_t>(bytes.data()) % width == 0 && !bytes.empty()) {
     return Tensor::borrow(dtype, shape, bytes.data(), owner);
   }
+  constexpr size_t kLate = size_t{1} << 16;
+  if (copies_late && bytes.size() > kLate) return late_copy(dtype, shape, bytes, owner);
   Tensor out = Tensor::allocate(dtype, shape);
   if (!bytes.empty()) std::memcpy(out.mutable_data(), bytes.data(), bytes.size());
   drop_mapped_pages(std::as_bytes(std::span(bytes)));
@@ -328,36 +340,44 @@ std::string_view external_bytes(const TensorWire& tensor, TensorSource& source) 
   return file.substr(offset, has_length ? length : file.size() - offset);
 }
 
+namespace {
+
+const std::string* external_key(const TensorWire& tensor, std::string_view key) {
+  for (const auto& [name, value] : tensor.external_data) {
+    if (name == key) return &value;
+  }
+  return nullptr;
+}
+
+Tensor read_external(const TensorWire& tensor, DType dtype, const Shape& shape,
+                     TensorSource& source) {
+  if (dtype == DType::string) fail(ErrorCode::invalid_model, "strings cannot be external data");
+  const std::string* location = external_key(tensor, "location");
+  if (location != nullptr) {
+    if (const Tensor* held = source.held(*location)) return *held;
+  }
+  const uint64_t want = byte_size(dtype, static_cast<uint64_t>(shape.count()));
+  std::string_view bytes = external_bytes(tensor, source);
+  // Without a length the data is what the shape needs; other tensors may follow.
+  if (external_key(tensor, "length") == nullptr) {
+    bytes = bytes.substr(0, std::min<uint64_t>(want, bytes.size()));
+  }
+  return from_bytes(tensor, dtype, shape, bytes, source.external(*location), source.copies_late());
+}
+
+}  // namespace
+
 Tensor read_tensor(const TensorWire& tensor, TensorSource& source) {
   const DType dtype = known_type(tensor);
   return in_context([&] { return "tensor " + tensor.name; },
                     [&] {
                       const Shape shape = checked_shape(tensor);
-                      if (tensor.external) {
-                        if (dtype == DType::string) {
-                          fail(ErrorCode::invalid_model, "strings cannot be external data");
-                        }
-                        const uint64_t want =
-                            byte_size(dtype, static_cast<uint64_t>(shape.count()));
-                        std::string_view bytes = external_bytes(tensor, source);
-                        const bool has_length =
-                            std::any_of(tensor.external_data.begin(), tensor.external_data.end(),
-                                        [](const auto& row) { return row.first == "length"; });
-                        // Without a length the data is what the shape needs; other tensors may
-                        // follow.
-                        if (!has_length)
-                          bytes = bytes.substr(0, std::min<uint64_t>(want, bytes.size()));
-                        std::string location;
-                        for (const auto& [key, value] : tensor.external_data) {
-                          if (key == "location") location = value;
-                        }
-                        return from_bytes(tensor, dtype, shape, bytes, source.external(location));
-                      }
+                      if (tensor.external) return read_external(tensor, dtype, shape, source);
                       if (tensor.has_raw && tensor.data_field == 0) {
-                        if (dtype == DType::string) {
+                        if (dtype == DType::string)
                           fail(ErrorCode::invalid_model, "strings cannot be raw data");
-                        }
-                        return from_bytes(tensor, dtype, shape, tensor.raw, source.owner());
+                        return from_bytes(tensor, dtype, shape, tensor.raw, source.owner(),
+                                          source.copies_late());
                       }
                       return from_entries(tensor, dtype, shape);
                     });

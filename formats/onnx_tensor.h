@@ -25,6 +25,16 @@ class TensorSource {
   void substitute(std::string location, std::string path) {
     substitutes_.emplace(std::move(location), std::move(path));
   }
+  // The tensor stands for `location`: it travelled through ONNX's library as a name alone.
+  void hold(std::string location, Tensor tensor) { held_.emplace(std::move(location), tensor); }
+  const Tensor* held(const std::string& location) const {
+    const auto row = held_.find(location);
+    return row == held_.end() ? nullptr : &row->second;
+  }
+  // Large tensors at odd addresses are copied when somebody asks for them, not at once.
+  void copy_late() { copies_late_ = true; }
+  bool copies_late() const { return copies_late_; }
+
   const std::shared_ptr<const MappedFile>& external(const std::string& location);
   const std::shared_ptr<const void>& owner() const { return owner_; }
   uint64_t external_bytes() const;
@@ -35,6 +45,8 @@ class TensorSource {
   bool has_folder_;
   std::map<std::string, std::string> substitutes_;
   std::map<std::string, std::shared_ptr<const MappedFile>> files_;
+  std::map<std::string, Tensor> held_;
+  bool copies_late_ = false;
 };
 
 // A TensorProto taken apart. The views lie in the model's bytes.

@@ -109,6 +109,8 @@ class Tensor {
   int64_t count() const { return shape_.count(); }
   uint64_t bytes() const { return byte_size(dtype_, static_cast<uint64_t>(count())); }
   bool is_deferred() const { return group_ != nullptr; }
+  // What is computed together with it, for comparing; null where it is not deferred.
+  const void* group_identity() const { return group_.get(); }
 
   // Access to the content. For a deferred tensor this computes it: keep the handle while reading.
   TensorData read() const;
