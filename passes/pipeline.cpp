@@ -3,8 +3,8 @@
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
-#include "compress/ops/op.h"
 #include "passes/pass.h"
+#include "passes/types.h"
 
 namespace compress {
 namespace {
@@ -77,6 +77,7 @@ class Pipeline {
       if (stopped_) break;
       before = def.name;
     }
+    forget_inferred_types(model_.graph);
     return std::move(result_);
   }
 
@@ -112,7 +113,7 @@ class Pipeline {
         if (pass.step != step.name || is_disabled(pass.name)) continue;
         if (pass.needs_statistics && !asked && options_.statistics && step.wants != nullptr) {
           asked = true;
-          infer_types(model_);
+          infer_known_types(model_);
           const StatisticsRequests wanted = step.wants(model_, options);
           if (!wanted.empty()) {
             statistics = options_.statistics(model_, wanted, options);

@@ -9,6 +9,7 @@
 #include "compress/ops/op.h"
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
+#include "passes/types.h"
 
 namespace compress {
 namespace {
@@ -163,7 +164,7 @@ bool is_repeated_activation(const Model& model, NodeId id) {
 }  // namespace
 
 PassResult eliminate_identity(Model& model, PassContext&) {
-  infer_types(model);
+  infer_known_types(model);
   Graph& graph = model.graph;
   int64_t removed = 0;
   int64_t casts = 0;

@@ -12,6 +12,7 @@
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
 #include "passes/optimize/partial_values.h"
+#include "passes/types.h"
 #include "passes/weights.h"
 
 namespace compress {
@@ -194,7 +195,7 @@ class Folder {
 }  // namespace
 
 PassResult fold_constants(Model& model, PassContext& context) {
-  infer_types(model);
+  infer_known_types(model);
   // "quantize" runs this pass too and has no such option.
   const int64_t max_bytes =
       context.options.has("max-fold-bytes") ? context.options.integer("max-fold-bytes") : 64 << 20;

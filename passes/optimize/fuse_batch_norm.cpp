@@ -2,12 +2,14 @@
 // epsilon) and t = bias - mean * s. It moves into the Conv, ConvTranspose or Gemm before it, or,
 // where no padding lies between (a padded zero would have become t), into the Conv after it.
 //
-// A bias that an Add puts on a Conv joins the Conv in the same way, with s = 1.
+// A bias that an Add puts on a Conv joins the Conv in the same way, with s = 1; on a MatMul it
+// makes a Gemm.
 #include <cmath>
 #include <optional>
 
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
+#include "passes/types.h"
 
 namespace compress {
 namespace {
@@ -178,6 +180,37 @@ bool scale_inputs(Model& model, NodeId id, const Affine& affine) {
   return true;
 }
 
+// MatMul by a matrix and an Add of one constant a column is a Gemm, whose bias quantizes with it.
+bool fuse_gemm(Model& model, NodeId add, ValueId product) {
+  Graph& graph = model.graph;
+  const NodeId id = graph.value(product).producer;
+  const Node& node = graph.node(id);
+  const Tensor* weight = constant_of(model, operand(node, 1));
+  const Node& sum = graph.node(add);
+  if (!node.is("MatMul") || weight == nullptr || weight->shape().rank() != 2) return false;
+  if (sum.inputs.size() != 2 || single_reader(graph, product) != add) return false;
+  const TypeInfo& input = graph.value(node.inputs[0]).type;
+  if (!input.has_shape || input.shape.rank() != 2) return false;
+  const ValueId other = sum.inputs[0] == product ? sum.inputs[1] : sum.inputs[0];
+  const Tensor* bias = constant_of(model, other);
+  if (bias == nullptr || bias->dtype() != weight->dtype()) {
+    return false;
+  }
+  if (!is_float(bias->dtype()) || bias->count() != weight->shape()[1] || bias->shape().rank() > 2 ||
+      bias->shape().rank() == 0 || bias->shape()[bias->shape().rank() - 1] != bias->count()) {
+    return false;
+  }
+  ValueId c = other;
+  if (bias->shape().rank() == 2) {
+    const Tensor flat = bias->reshaped({bias->count()});
+    c = graph.add_constant(graph.value(other).name + "_flat", flat);
+  }
+  graph.edit(id).op_type = "Gemm";
+  graph.set_input(id, 2, c);
+  absorb(graph, add, product);
+  return true;
+}
+
 bool takes_bias(const Node& node) { return node.is("Conv") || node.is("ConvTranspose"); }
 
 // "" where it was fused, else the reason.
@@ -203,6 +236,7 @@ std::string fuse(Model& model, NodeId id, const Affine& affine, ValueId in) {
 }  // namespace
 
 PassResult fuse_batch_norm(Model& model, PassContext&) {
+  infer_known_types(model);
   Graph& graph = model.graph;
   PassResult result;
   int64_t fused = 0;
@@ -221,6 +255,10 @@ PassResult fuse_batch_norm(Model& model, PassContext&) {
     } else if (node.is("Add")) {
       for (const ValueId in : std::vector<ValueId>(node.inputs)) {
         if (in == kNoValue || graph.value(in).producer == kNoNode) continue;
+        if (fuse_gemm(model, id, in)) {
+          ++biases;
+          break;
+        }
         const Node& conv = graph.node(graph.value(in).producer);
         const Tensor* weight = constant_of(model, operand(conv, 1));
         if (!takes_bias(conv) || weight == nullptr) continue;

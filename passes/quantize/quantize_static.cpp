@@ -12,6 +12,7 @@
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
 #include "passes/quantize/static_plan.h"
+#include "passes/types.h"
 
 namespace compress {
 namespace {
@@ -47,7 +48,7 @@ class StaticQuantizer {
                                 "before 13",
                                 job_.model.opset()));
     }
-    infer_types(job_.model);
+    infer_known_types(job_.model);
     make_plan();
     choose_parameters();
     for (const Unit& unit : plan_.units) {

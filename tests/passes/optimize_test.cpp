@@ -95,6 +95,20 @@ TEST_CASE("a constant added to each channel joins the Conv's bias", "[optimize]"
   CHECK(after.graph.node_count() == 1);
 }
 
+TEST_CASE("MatMul and the constant added to its columns become a Gemm", "[optimize]") {
+  GraphBuilder b;
+  const ValueId x = b.graph().add_input("x", {DType::float32, true, Shape{-2, 6}});
+  const ValueId deep = b.input("d", DType::float32, {2, 3, 6});
+  const ValueId w = b.constant(random_tensor({6, 5}, 1));
+  const ValueId bias = b.constant(random_tensor({1, 5}, 2));
+  b.output(b.op("Add", {b.op("MatMul", {x, w}), bias}), "y");
+  b.output(b.op("Add", {b.op("MatMul", {deep, w}), bias}), "z");  // no matrix: stays
+  const Model after = optimized(
+      std::move(b).model(), {{"x", random_tensor({4, 6}, 3)}, {"d", random_tensor({2, 3, 6}, 4)}});
+  CHECK(test::count_ops(after.graph, "Gemm") == 1);
+  CHECK(test::count_ops(after.graph, "MatMul") == 1);
+}
+
 // The chain that tracing leaves for "same" padding: only the rank is needed, the batch is symbolic.
 TEST_CASE("traced padding folds and joins the Conv", "[optimize]") {
   GraphBuilder b;
