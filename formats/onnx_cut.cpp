@@ -98,6 +98,27 @@ std::string copy_message(std::string_view wire, Replace&& replace) {
   return out;
 }
 
+// The checker wants a shape of every input and output, which the specification does not and files
+// of unknown rank cannot give; a scalar's stands in, as nothing but inference looks at it.
+std::string with_shape(std::string_view info) {
+  return copy_message(info, [](const WireField& f, std::string& out) {
+    if (f.number != field::value_info::type) return false;
+    put_bytes(out, f.number, copy_message(f.bytes, [](const WireField& t, std::string& type) {
+                if (t.number != field::type::tensor) return false;
+                std::string tensor(t.bytes);
+                bool has_shape = false;
+                WireReader reader(t.bytes);
+                for (WireField part; reader.next(part);) {
+                  has_shape |= part.number == field::tensor_type::shape;
+                }
+                if (!has_shape) put_bytes(tensor, field::tensor_type::shape, "");
+                put_bytes(type, t.number, tensor);
+                return true;
+              }));
+    return true;
+  });
+}
+
 class Cutter {
  public:
   Cutter(Cut cut, TensorSource& source) : cut_(cut), source_(source) {}
@@ -124,6 +145,9 @@ class Cutter {
         put_bytes(out, f.number, node(f.bytes, depth));
       } else if (f.number == field::graph::initializer) {
         put_bytes(out, f.number, cut_tensor(f.bytes, cut_, source_));
+      } else if (cut_ == Cut::for_checker &&
+                 (f.number == field::graph::input || f.number == field::graph::output)) {
+        put_bytes(out, f.number, with_shape(f.bytes));
       } else if (f.number == field::graph::sparse_initializer) {
         put_bytes(out, field::graph::initializer, cut_sparse(f.bytes, cut_));
       } else {
