@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "compress/runtime/fold.h"
 #include "compress/runtime/inline.h"
@@ -53,6 +54,7 @@ Executor::Executor(const Graph& graph, const Model& model, MemoryBudget* budget,
 
 Plan& Executor::plan_for(std::span<const TensorView> feeds) {
   const auto matches = [&](const Plan& plan) {
+    if (plan.threads != thread_count()) return false;
     for (size_t i = 0; i < feeds.size(); ++i) {
       if (!same_type(plan.feed_types[i], feeds[i])) return false;
     }
@@ -68,6 +70,7 @@ Plan& Executor::plan_for(std::span<const TensorView> feeds) {
   for (const TensorView& feed : feeds) types.push_back({feed.dtype, true, feed.shape});
   auto plan = std::make_unique<Plan>(
       build_plan({&graph_, &model_, feeds_, output_count_}, std::move(types)));
+  plan->threads = thread_count();
   if (plans_.size() == kMaxPlans) plans_.pop_back();
   plans_.insert(plans_.begin(), std::move(plan));
   return *plans_.front();

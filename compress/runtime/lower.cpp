@@ -1,9 +1,6 @@
 #include "compress/runtime/lower.h"
 
-#include <array>
-#include <span>
-
-#include "compress/error.h"
+#include "compress/runtime/lower_patterns.h"
 
 namespace compress::runtime {
 namespace {
@@ -12,10 +9,6 @@ namespace {
 constexpr const char* kOrigins = "compress_origins";
 
 }  // namespace
-
-const OpDef& internal_op(const Node& node) {
-  fail(ErrorCode::internal, "no internal operator {}", node.op_type);
-}
 
 std::vector<std::pair<std::string, std::string>> origins_of(const Node& node) {
   std::vector<std::pair<std::string, std::string>> origins;
@@ -38,6 +31,11 @@ void add_origin(Graph& graph, NodeId fused, NodeId part) {
   graph.edit(fused).set_attribute(kOrigins, std::move(names));
 }
 
-void lower(Model&) {}
+void lower(Model& model) {
+  infer_types(model);
+  lower_quantized(model.graph, model);
+  lower_float(model.graph, model);
+  assign_layouts(model.graph, model);
+}
 
 }  // namespace compress::runtime

@@ -48,6 +48,7 @@ struct Place {
 
 struct Plan {
   std::vector<TypeInfo> feed_types;  // the key
+  int threads = 0;                   // and the number of threads: workspaces depend on it
   std::vector<TypeInfo> types;       // by value
   std::vector<Tensor> known;         // by value: constants and what follows from shapes
   std::vector<TensorData> handles;   // keep the contents of `known` in memory

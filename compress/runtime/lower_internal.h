@@ -1,0 +1,85 @@
+// What the rows of the internal domain share: attribute names, geometry of channels-last
+// convolutions, packed constants that plans share.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "compress/core/function_ref.h"
+#include "compress/ops/op.h"
+
+namespace compress::runtime {
+
+// --- Operators -----------------------------------------------------------------------------------
+// Tensors of three or more dimensions are channels-last ([N, H, W, C]) where a row says NHWC;
+// weights keep ONNX's layout.
+//
+//   QConv     x, w, [bias]       NHWC; u8 or s8, bias int32 (quantized) or float32 (float output)
+//   QMatMul   x, w, [bias]       w [K, N], or [N, K] with transposed = 1
+//   QAdd/QMul a, b               broadcast
+//   Lookup    x                  table: 256 bytes
+//   Quantize, Dequantize         per tensor
+//   QMaxPool, QAveragePool       NHWC
+//   Conv      x, w, [bias], [residual]   NHWC float32, clamp lo..hi
+//   MatMul    a, b, [bias]       float32, alpha, clamp; transposed = 1: b is [.., N, K]
+//   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
+
+extern const std::span<const OpDef> kIntegerRows;  // lower_rows_s8.cpp
+extern const std::span<const OpDef> kPoolRows;     // lower_rows_pool.cpp
+extern const std::span<const OpDef> kFloatRows;    // lower_rows_f32.cpp
+
+// True for rows whose operands and results are channels-last.
+bool is_channels_last(std::string_view internal_op);
+
+// Attributes of integer rows.
+inline constexpr const char* kXScale = "x_scale";
+inline constexpr const char* kXZeroPoint = "x_zero_point";
+inline constexpr const char* kBScale = "b_scale";
+inline constexpr const char* kBZeroPoint = "b_zero_point";
+inline constexpr const char* kYScale = "y_scale";
+inline constexpr const char* kYZeroPoint = "y_zero_point";
+inline constexpr const char* kYType = "y_type";             // DType number; float32: not quantized
+inline constexpr const char* kWZeroPoint = "w_zero_point";  // Tensor, of w's type
+inline constexpr const char* kMultiplier = "multiplier";  // Tensor, float32: one, or one a channel
+inline constexpr const char* kLo = "lo";
+inline constexpr const char* kHi = "hi";
+inline constexpr const char* kTable = "table";
+inline constexpr const char* kTransposed = "transposed";
+inline constexpr const char* kAlpha = "alpha";
+
+// --- Geometry ------------------------------------------------------------------------------------
+struct Window {
+  int64_t batch = 1, in_h = 1, in_w = 1, channels = 0;
+  int64_t out_h = 1, out_w = 1;
+  int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
+  int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
+};
+
+// Of a convolution over channels-last x (rank 3: height 1) with the spatial kernel of
+// `kernel_dims`. Resolves auto_pad. Fails (invalid_model) for what does not fit.
+Window window_of(const NodeContext& context, const Shape& x, std::span<const int64_t> kernel_dims);
+// [N, H, W, C] of a window; [N, W, C] where `rank` is 3.
+Shape window_output(const Window& window, int rank, int64_t channels);
+
+// The same shape with the channels moved: [N, C, ...] <-> [N, ..., C].
+Shape channels_first(const Shape& shape);
+Shape channels_last(const Shape& shape);
+
+// --- Packed constants ----------------------------------------------------------------------------
+// One packing of a constant is shared by the plans that use it and dies with the last of them.
+// `key` tells apart packings of one constant.
+std::shared_ptr<const void> shared_packing(const Tensor& source, const std::string& key,
+                                           FunctionRef<std::shared_ptr<const void>()> make);
+
+template <class T, class Make>
+std::shared_ptr<const T> packed_once(const Tensor& source, const std::string& key, Make&& make) {
+  return std::static_pointer_cast<const T>(shared_packing(
+      source, key,
+      [&]() -> std::shared_ptr<const void> { return std::make_shared<const T>(make()); }));
+}
+
+}  // namespace compress::runtime

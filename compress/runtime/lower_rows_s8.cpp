@@ -1,0 +1,356 @@
+// Integer rows of the internal domain: int8 convolutions and products, elementwise work by tables.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "compress/core/parallel.h"
+#include "compress/error.h"
+#include "compress/kernels/conv_s8/conv_s8.h"
+#include "compress/kernels/elementwise_s8/elementwise_s8.h"
+#include "compress/kernels/gemm_s8/gemm_s8.h"
+#include "compress/ops/support.h"
+#include "compress/runtime/lower.h"
+#include "compress/runtime/lower_internal.h"
+
+namespace compress::runtime {
+namespace {
+
+using kernels::S8Epilogue;
+using kernels::S8Output;
+using kernels::S8Params;
+
+DType y_type(const NodeContext& context) {
+  return static_cast<DType>(context.node().int_or(kYType, static_cast<int64_t>(DType::uint8)));
+}
+
+// What follows an exact sum; owns the arrays that the kernel's epilogue points to.
+struct Epilogue {
+  std::vector<float> multiplier;
+  Tensor bias;
+  S8Epilogue view;
+
+  Epilogue(const NodeContext& context, int64_t channels) {
+    const Tensor* scales = context.node().tensor_or_null(kMultiplier);
+    const TensorData data = scales->read();
+    const auto values = data.as<float>();
+    multiplier.assign(values.begin(), values.end());
+    if (values.size() == 1) multiplier.assign(static_cast<size_t>(channels), values[0]);
+    if (static_cast<int64_t>(multiplier.size()) != channels) {
+      context.invalid("its scales do not match its channels");
+    }
+    const DType type = y_type(context);
+    view.output = type == DType::float32 ? S8Output::float32 : S8Output::quantized;
+    view.scale = multiplier.data();
+    view.is_signed = type == DType::int8;
+    view.zero_point = static_cast<int32_t>(context.node().int_or(kYZeroPoint, 0));
+    view.lo = static_cast<int32_t>(context.node().int_or(kLo, view.is_signed ? -128 : 0));
+    view.hi = static_cast<int32_t>(context.node().int_or(kHi, view.is_signed ? 127 : 255));
+    if (const Tensor* given = context.constant(2)) {
+      bias = *given;
+      if (bias.count() != channels) context.invalid("its bias does not match its channels");
+      const void* values_of_bias = bias.read().view().data;
+      if (bias.dtype() == DType::float32) {
+        view.float_bias = static_cast<const float*>(values_of_bias);
+      } else {
+        view.bias = static_cast<const int32_t*>(values_of_bias);
+      }
+    }
+  }
+};
+
+// --- Convolution ---------------------------------------------------------------------------------
+
+Window conv_window(const NodeContext& context) {
+  const Shape& w = context.shape(1);
+  if (w.rank() < 3) context.invalid("its weights have fewer than three dimensions");
+  return window_of(context, context.shape(0), w.dims().subspan(2));
+}
+
+void infer_conv(NodeContext& context) {
+  if (!context.in(0).is_concrete()) return context.set_output(0, y_type(context));
+  const Window window = conv_window(context);
+  context.set_output(0, y_type(context),
+                     window_output(window, context.shape(0).rank(), context.shape(1)[0]));
+}
+
+Kernel prepare_conv(const NodeContext& context) {
+  const Window window = conv_window(context);
+  const Shape& w = context.shape(1);
+  const Tensor* weights = context.constant(1);
+  kernels::ConvS8Params params;
+  params.in_channels = window.channels;
+  params.out_channels = w[0];
+  params.groups = context.node().int_or("group", 1);
+  params.kernel_h = window.kernel_h;
+  params.kernel_w = window.kernel_w;
+  params.stride_h = window.stride_h;
+  params.stride_w = window.stride_w;
+  params.dilation_h = window.dilation_h;
+  params.dilation_w = window.dilation_w;
+  params.pad_top = window.pad_top;
+  params.pad_left = window.pad_left;
+  params.pad_bottom = window.pad_bottom;
+  params.pad_right = window.pad_right;
+  if (params.groups < 1 || params.out_channels % params.groups != 0 ||
+      params.in_channels % params.groups != 0 || params.in_channels / params.groups != w[1]) {
+    context.invalid("its channels do not match its weights and groups");
+  }
+  struct State {
+    std::shared_ptr<const kernels::PackedConvS8> packed;
+    Epilogue epilogue;
+  };
+  const Tensor* zero_point = context.node().tensor_or_null(kWZeroPoint);
+  const std::string key =
+      fmt::format("conv{}/{}/{}x{}/{}x{}/{},{},{},{}", params.groups, params.in_channels,
+                  params.stride_h, params.stride_w, params.dilation_h, params.dilation_w,
+                  params.pad_top, params.pad_left, params.pad_bottom, params.pad_right);
+  auto state = std::make_shared<State>(
+      State{packed_once<kernels::PackedConvS8>(
+                *weights, key,
+                [&] {
+                  const TensorData data = weights->read();
+                  const TensorData zero = zero_point != nullptr ? zero_point->read() : TensorData();
+                  kernels::ConvS8Weights source;
+                  source.data = data.view().data;
+                  source.is_signed = weights->dtype() == DType::int8;
+                  source.zero_point = zero.view().data;
+                  source.zero_point_per_channel = zero_point != nullptr && zero_point->count() > 1;
+                  return kernels::pack_conv_s8(params, source);
+                }),
+            Epilogue(context, params.out_channels)});
+  kernels::ConvS8Args args;
+  args.batch = window.batch;
+  args.in_h = window.in_h;
+  args.in_w = window.in_w;
+  args.input_signed = context.dtype(0) == DType::int8;
+  args.input_zero_point = static_cast<int32_t>(context.node().int_or(kXZeroPoint, 0));
+  args.epilogue = state->epilogue.view;
+  Kernel kernel;
+  kernel.name = fmt::format("conv_s8/{}", state->packed->name());
+  kernel.workspace_bytes =
+      kernels::conv_s8_workspace_bytes(*state->packed, window.batch, window.in_h, window.in_w);
+  kernel.run = [state, args](const KernelArgs& run) {
+    kernels::ConvS8Args call = args;
+    call.input = run.inputs[0].data;
+    call.out = run.outputs[0].data;
+    call.workspace = run.workspace;
+    kernels::conv_s8(*state->packed, call);
+  };
+  return kernel;
+}
+
+// --- Product -------------------------------------------------------------------------------------
+
+void infer_matmul(NodeContext& context) {
+  if (!context.in(0).is_concrete()) return context.set_output(0, y_type(context));
+  const Shape& w = context.shape(1);
+  const bool transposed = context.node().int_or(kTransposed, 0) != 0;
+  Shape out = context.shape(0);
+  if (w.rank() != 2 || out.rank() < 1 || out[out.rank() - 1] != w[transposed ? 1 : 0]) {
+    context.invalid("its operands do not fit each other");
+  }
+  out[out.rank() - 1] = w[transposed ? 0 : 1];
+  context.set_output(0, y_type(context), out);
+}
+
+Kernel prepare_matmul(const NodeContext& context) {
+  const Shape& x = context.shape(0);
+  const bool transposed = context.node().int_or(kTransposed, 0) != 0;
+  const Tensor* weights = context.constant(1);
+  const Tensor* zero_point = context.node().tensor_or_null(kWZeroPoint);
+  kernels::GemmS8Weights source;
+  source.is_signed = weights->dtype() == DType::int8;
+  source.transposed = transposed;
+  source.k = weights->shape()[transposed ? 1 : 0];
+  source.n = weights->shape()[transposed ? 0 : 1];
+  source.ld = weights->shape()[1];
+  struct State {
+    std::shared_ptr<const kernels::PackedGemmS8> packed;
+    Epilogue epilogue;
+  };
+  auto state = std::make_shared<State>(
+      State{packed_once<kernels::PackedGemmS8>(
+                *weights, transposed ? "gemm'" : "gemm",
+                [&] {
+                  const TensorData data = weights->read();
+                  const TensorData zero = zero_point != nullptr ? zero_point->read() : TensorData();
+                  source.data = data.view().data;
+                  source.zero_point = zero.view().data;
+                  source.zero_point_per_column = zero_point != nullptr && zero_point->count() > 1;
+                  return kernels::pack_gemm_s8(source);
+                }),
+            Epilogue(context, source.n)});
+  kernels::GemmS8Args args;
+  args.m = x.count(0, x.rank() - 1);
+  args.lda = source.k;
+  args.a_signed = context.dtype(0) == DType::int8;
+  args.a_zero_point = static_cast<int32_t>(context.node().int_or(kXZeroPoint, 0));
+  args.ldc = source.n;
+  args.epilogue = state->epilogue.view;
+  Kernel kernel;
+  kernel.name = fmt::format("gemm_s8/{}", state->packed->kernel->name);
+  kernel.workspace_bytes = kernels::gemm_s8_workspace_bytes(*state->packed, args.m);
+  kernel.run = [state, args](const KernelArgs& run) {
+    kernels::GemmS8Args call = args;
+    call.a = run.inputs[0].data;
+    call.out = run.outputs[0].data;
+    call.workspace = run.workspace;
+    kernels::gemm_s8(*state->packed, call);
+  };
+  return kernel;
+}
+
+// --- Elementwise ---------------------------------------------------------------------------------
+
+S8Params params_of(const NodeContext& context, const char* scale, const char* zero_point,
+                   DType dtype) {
+  return {context.node().float_or(scale, 1.0f),
+          static_cast<int32_t>(context.node().int_or(zero_point, 0)), dtype == DType::int8};
+}
+
+void infer_binary(NodeContext& context) {
+  if (!context.in(0).has_shape || !context.in(1).has_shape) {
+    return context.set_output(0, y_type(context));
+  }
+  context.set_output(0, y_type(context), broadcast(context.shape(0), context.shape(1)));
+}
+
+int32_t at_byte(const void* data, int64_t i, bool is_signed) {
+  return is_signed ? int32_t{static_cast<const int8_t*>(data)[i]}
+                   : int32_t{static_cast<const uint8_t*>(data)[i]};
+}
+
+struct Binary {
+  S8Params a, b, y;
+  int32_t lo, hi;
+  explicit Binary(const NodeContext& context)
+      : a(params_of(context, kXScale, kXZeroPoint, context.dtype(0))),
+        b(params_of(context, kBScale, kBZeroPoint, context.dtype(1))),
+        y(params_of(context, kYScale, kYZeroPoint, y_type(context))),
+        lo(static_cast<int32_t>(context.node().int_or(kLo, y.is_signed ? -128 : 0))),
+        hi(static_cast<int32_t>(context.node().int_or(kHi, y.is_signed ? 127 : 255))) {}
+};
+
+// combine(a - za, b - zb) is the result in units of the output's scale; any shapes that broadcast.
+template <class Combine>
+Kernel broadcast_kernel(const NodeContext& context, const Binary& binary, Combine combine) {
+  const std::array<Shape, 2> shapes = {context.shape(0), context.shape(1)};
+  ops::BroadcastPlan plan = ops::plan_broadcast(context.output_types[0].shape, shapes);
+  Kernel kernel;
+  kernel.run = [plan, binary, combine](const KernelArgs& args) {
+    const void* a = args.inputs[0].data;
+    const void* b = args.inputs[1].data;
+    auto* out = static_cast<uint8_t*>(args.outputs[0].data);
+    ops::for_each_row(plan, [&](int64_t at, const auto& from, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t left = at_byte(a, from[0] + i * plan.row_strides()[0], binary.a.is_signed) -
+                             binary.a.zero_point;
+        const int32_t right = at_byte(b, from[1] + i * plan.row_strides()[1], binary.b.is_signed) -
+                              binary.b.zero_point;
+        const float value =
+            std::nearbyint(combine(left, right)) + static_cast<float>(binary.y.zero_point);
+        out[at + i] = static_cast<uint8_t>(static_cast<int32_t>(
+            std::clamp(value, static_cast<float>(binary.lo), static_cast<float>(binary.hi))));
+      }
+    });
+  };
+  return kernel;
+}
+
+Kernel prepare_add(const NodeContext& context) {
+  const Binary binary(context);
+  if (context.shape(0) == context.shape(1)) {
+    const int64_t count = context.shape(0).count();
+    Kernel kernel;
+    kernel.name = fmt::format("add_s8/{}", kernels::best_elementwise_s8().name);
+    kernel.run = [binary, count](const KernelArgs& args) {
+      kernels::add_s8(static_cast<const uint8_t*>(args.inputs[0].data), binary.a,
+                      static_cast<const uint8_t*>(args.inputs[1].data), binary.b, count, binary.y,
+                      binary.lo, binary.hi, static_cast<uint8_t*>(args.outputs[0].data));
+    };
+    return kernel;
+  }
+  const auto ma = static_cast<float>(static_cast<double>(binary.a.scale) / binary.y.scale);
+  const auto mb = static_cast<float>(static_cast<double>(binary.b.scale) / binary.y.scale);
+  Kernel kernel = broadcast_kernel(context, binary, [ma, mb](int32_t a, int32_t b) {
+    return static_cast<float>(a) * ma + static_cast<float>(b) * mb;
+  });
+  kernel.name = "add_s8/broadcast";
+  return kernel;
+}
+
+Kernel prepare_mul(const NodeContext& context) {
+  const Binary binary(context);
+  const auto m =
+      static_cast<float>(static_cast<double>(binary.a.scale) * binary.b.scale / binary.y.scale);
+  Kernel kernel = broadcast_kernel(
+      context, binary, [m](int32_t a, int32_t b) { return static_cast<float>(a * b) * m; });
+  kernel.name = "mul_s8/broadcast";
+  return kernel;
+}
+
+void infer_like_input(NodeContext& context) {
+  if (!context.in(0).has_shape) return context.set_output(0, y_type(context));
+  context.set_output(0, y_type(context), context.shape(0));
+}
+
+Kernel prepare_lookup(const NodeContext& context) {
+  std::array<uint8_t, 256> table;
+  const TensorData data = context.node().tensor_or_null(kTable)->read();
+  std::memcpy(table.data(), data.view().data, table.size());
+  const int64_t count = context.shape(0).count();
+  return {"lookup_s8", [table, count](const KernelArgs& args) {
+            kernels::lookup_s8(static_cast<const uint8_t*>(args.inputs[0].data), count,
+                               table.data(), static_cast<uint8_t*>(args.outputs[0].data));
+          }};
+}
+
+Kernel prepare_quantize(const NodeContext& context) {
+  const S8Params params = params_of(context, kYScale, kYZeroPoint, y_type(context));
+  const int64_t count = context.shape(0).count();
+  return {fmt::format("quantize_s8/{}", kernels::best_elementwise_s8().name),
+          [params, count](const KernelArgs& args) {
+            kernels::quantize_s8(static_cast<const float*>(args.inputs[0].data), count, params,
+                                 static_cast<uint8_t*>(args.outputs[0].data));
+          }};
+}
+
+void infer_dequantize(NodeContext& context) {
+  if (!context.in(0).has_shape) return context.set_output(0, DType::float32);
+  context.set_output(0, DType::float32, context.shape(0));
+}
+
+Kernel prepare_dequantize(const NodeContext& context) {
+  const S8Params params = params_of(context, kXScale, kXZeroPoint, context.dtype(0));
+  const int64_t count = context.shape(0).count();
+  return {fmt::format("dequantize_s8/{}", kernels::best_elementwise_s8().name),
+          [params, count](const KernelArgs& args) {
+            kernels::dequantize_s8(static_cast<const uint8_t*>(args.inputs[0].data), count, params,
+                                   static_cast<float*>(args.outputs[0].data));
+          }};
+}
+
+OpDef row(std::string_view name, InferFn infer, PrepareFn prepare) {
+  OpDef def{kInternalDomain, name, 1, infer, prepare};
+  def.any_type = true;
+  def.packed_types = true;
+  return def;
+}
+
+const std::array<OpDef, 7> kRows = {
+    row("QConv", infer_conv, prepare_conv),
+    row("QMatMul", infer_matmul, prepare_matmul),
+    row("QAdd", infer_binary, prepare_add),
+    row("QMul", infer_binary, prepare_mul),
+    row("Lookup", infer_like_input, prepare_lookup),
+    row("Quantize", infer_like_input, prepare_quantize),
+    row("Dequantize", infer_dequantize, prepare_dequantize),
+};
+
+}  // namespace
+
+const std::span<const OpDef> kIntegerRows = kRows;
+
+}  // namespace compress::runtime
