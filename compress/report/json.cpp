@@ -38,6 +38,7 @@ Json passes_json(const std::vector<PassSummary>& passes) {
       skipped.push_back({{"node", skip.node}, {"reason", skip.reason}});
     }
     Json row = {{"name", pass.name},
+                {"step", pass.step},
                 {"seconds", pass.seconds},
                 {"changed", pass.changed},
                 {"skipped", skipped}};

@@ -33,6 +33,7 @@ struct ModelSummary {
 
 struct PassSummary {
   std::string name;
+  std::string step;
   double seconds = 0;
   bool changed = false;
   struct Skip {

@@ -120,6 +120,8 @@ std::vector<Line> lines_of(const Report& report) {
 std::vector<std::string> skip_lines(const Report& report) {
   std::map<std::string, std::vector<std::string>> by_reason;
   for (const PassSummary& pass : report.passes) {
+    // What optimize leaves before another step is of no interest to whoever runs that step.
+    if (pass.step == "optimize" && report.command != "optimize") continue;
     for (const auto& skip : pass.skipped) {
       by_reason[pass.name + ": " + skip.reason].push_back(skip.node);
     }

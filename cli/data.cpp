@@ -1,0 +1,106 @@
+#include "cli/data.h"
+
+#include <algorithm>
+
+#include "calibration/dataset.h"
+#include "cli/data_files.h"
+#include "compress/error.h"
+
+namespace compress {
+namespace {
+
+constexpr int64_t kCalibrationSamples = 128;
+constexpr int64_t kEvaluationSamples = 1000;
+
+std::unique_ptr<SampleSource> open(const std::string& path, const std::string& labels,
+                                   const Model& model) {
+  auto source = open_dataset({path, labels}, model, data_files());
+  if (source->size() == 0) {
+    fail(ErrorCode::usage, "{} holds no samples; name a data set that does", path);
+  }
+  return source;
+}
+
+}  // namespace
+
+JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates) {
+  JobData data;
+  const std::string evaluation = flags.eval_data.empty() ? flags.data : flags.eval_data;
+  const std::string calibration = !calibrates                      ? ""
+                                  : flags.calibration_data.empty() ? flags.data
+                                                                   : flags.calibration_data;
+  if (!flags.labels.empty() && evaluation.empty()) {
+    fail(ErrorCode::usage, "--labels {} without data to label; give --data or --eval-data",
+         flags.labels);
+  }
+  if (!evaluation.empty()) {
+    data.first = open(evaluation, flags.labels, model);
+    data.evaluation = data.first.get();
+  }
+  if (!calibration.empty() && calibration == evaluation) {
+    data.calibration = data.first.get();
+    data.shared = true;
+  } else if (!calibration.empty()) {
+    data.second = open(calibration, "", model);
+    data.calibration = data.second.get();
+  } else if (calibrates && flags.allow_random) {
+    const int64_t samples = flags.samples > 0 ? flags.samples : kCalibrationSamples;
+    data.second = random_dataset(model, samples, flags.seed, input_shapes(flags));
+    data.calibration = data.second.get();
+  }
+  return data;
+}
+
+std::vector<int64_t> evaluation_samples(int64_t size, const std::vector<int64_t>& left_out,
+                                        int64_t most, bool pairs) {
+  const int64_t unit = pairs ? 2 : 1;  // what stays or goes together
+  std::vector<int64_t> units;
+  size_t next = 0;
+  for (int64_t u = 0; u * unit + unit <= size; ++u) {
+    bool free = true;
+    while (next < left_out.size() && left_out[next] < (u + 1) * unit) {
+      free = free && left_out[next] < u * unit;
+      ++next;
+    }
+    if (free) units.push_back(u);
+  }
+  const int64_t count = static_cast<int64_t>(units.size());
+  std::vector<int64_t> out;
+  for (const int64_t at :
+       evenly_spaced(count, std::min(count, std::max<int64_t>(most / unit, 1)))) {
+    for (int64_t i = 0; i < unit; ++i) {
+      out.push_back(units[static_cast<size_t>(at)] * unit + i);
+    }
+  }
+  return out;
+}
+
+void choose_calibration(JobData& data, const CommonFlags& flags) {
+  if (data.calibration == nullptr) return;
+  const int64_t size = data.calibration->size();
+  int64_t count = flags.samples > 0 ? flags.samples : kCalibrationSamples;
+  if (flags.samples == 0 && data.shared) count = std::min(count, std::max<int64_t>(size / 2, 1));
+  data.calibration_indices = evenly_spaced(size, std::min(count, size));
+}
+
+void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated) {
+  if (data.evaluation == nullptr) return;
+  const bool pairs = !data.evaluation->pair_scores().empty();
+  const int64_t size = data.evaluation->size();
+  const int64_t most = flags.eval_samples > 0 ? flags.eval_samples : kEvaluationSamples;
+  std::vector<int64_t> left_out;
+  if (data.shared && calibrated) left_out = data.calibration_indices;
+  data.evaluation_indices = evaluation_samples(size, left_out, most, pairs);
+  if (data.evaluation_indices.empty()) {
+    data.evaluation_indices = evaluation_samples(size, {}, most, pairs);
+    data.notes.push_back(fmt::format(
+        "all {} samples calibrated, so verification measures on the same ones; lower --samples or "
+        "give --eval-data",
+        size));
+  } else if (!left_out.empty()) {
+    data.notes.push_back(
+        fmt::format("the {} calibration samples are left out of verification", left_out.size()));
+  }
+}
+
+}  // namespace compress

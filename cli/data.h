@@ -1,0 +1,38 @@
+// Which samples serve what: one set may calibrate and evaluate, but no sample does both.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "compress/runtime/sample_source.h"
+
+namespace compress {
+
+struct JobData {
+  std::unique_ptr<SampleSource> first;  // owners
+  std::unique_ptr<SampleSource> second;
+  SampleSource* calibration = nullptr;  // null: none
+  SampleSource* evaluation = nullptr;
+  bool shared = false;  // one set serves both
+  std::vector<std::string> notes;
+
+  std::vector<int64_t> calibration_indices;
+  std::vector<int64_t> evaluation_indices;
+};
+
+// Opens what the flags name for this model. Without a path the pointers are null.
+JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates);
+
+// Which samples calibrate. Of a small set that serves both, half is left to be measured on.
+void choose_calibration(JobData& data, const CommonFlags& flags);
+// Which samples are measured on: not those that calibrated, where there are others.
+void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated);
+
+// The indices [0, size) without `left_out` (sorted), evenly thinned to at most `most`. With pairs
+// (2k, 2k + 1) both samples of a pair stay or go.
+std::vector<int64_t> evaluation_samples(int64_t size, const std::vector<int64_t>& left_out,
+                                        int64_t most, bool pairs);
+
+}  // namespace compress

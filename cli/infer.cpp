@@ -1,0 +1,231 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "calibration/dataset.h"
+#include "cli/data_files.h"
+#include "cli/progress.h"
+#include "cli/verification.h"
+#include "compress/error.h"
+#include "compress/runtime/session.h"
+#include "compress/verify/distortion.h"
+
+namespace compress {
+namespace {
+
+struct Command {
+  CommonFlags flags;
+  std::string model;
+};
+
+// Samples [first, last) of an array.
+Tensor rows(const Tensor& tensor, int64_t first, int64_t last) {
+  Shape shape = tensor.shape();
+  const size_t row = shape[0] == 0 ? 0 : tensor.bytes() / static_cast<size_t>(shape[0]);
+  shape[0] = last - first;
+  const auto data = std::make_shared<TensorData>(tensor.read());
+  return Tensor::borrow(tensor.dtype(), shape,
+                        data->bytes().data() + row * static_cast<size_t>(first), data);
+}
+
+// The outputs of all runs, joined on axis 0 at the end.
+class Outputs {
+ public:
+  explicit Outputs(std::vector<std::string> names)
+      : names_(std::move(names)), parts_(names_.size()) {}
+
+  void add(std::vector<Tensor> outputs) {
+    for (size_t i = 0; i < outputs.size(); ++i) parts_[i].push_back(std::move(outputs[i]));
+  }
+
+  std::vector<NamedTensor> joined() const {
+    std::vector<NamedTensor> out;
+    for (size_t i = 0; i < names_.size(); ++i) out.push_back({names_[i], join(i)});
+    return out;
+  }
+
+ private:
+  Tensor join(size_t i) const {
+    const std::vector<Tensor>& parts = parts_[i];
+    if (parts.size() == 1) return parts[0];
+    Shape shape = parts[0].shape();
+    if (shape.rank() == 0) shape.push_back(1);  // scalars become a vector
+    int64_t total = 0;
+    for (const Tensor& part : parts) {
+      const Shape own = part.shape().rank() == 0 ? Shape({1}) : part.shape();
+      const bool fits = own.rank() == shape.rank() && part.dtype() == parts[0].dtype() &&
+                        std::equal(own.begin() + 1, own.end(), shape.begin() + 1);
+      if (!fits) {
+        fail(ErrorCode::unsupported,
+             "output '{}' has shape {} for one sample and {} for another: they cannot be joined; "
+             "feed samples of one size",
+             names_[i], shape.to_string(), own.to_string());
+      }
+      total += own[0];
+    }
+    shape[0] = total;
+    Tensor out = Tensor::allocate(parts[0].dtype(), shape);
+    std::byte* to = out.mutable_data();
+    for (const Tensor& part : parts) {
+      const TensorData data = part.read();
+      if (!data.bytes().empty()) std::memcpy(to, data.bytes().data(), data.bytes().size());
+      to += data.bytes().size();
+    }
+    return out;
+  }
+
+  std::vector<std::string> names_;
+  std::vector<std::vector<Tensor>> parts_;
+};
+
+std::vector<NamedTensor> read_feeds(const std::string& path, const Session& session) {
+  const NpzReader archive(path);
+  const auto inputs = session.inputs();
+  std::vector<std::string> names = archive.names();
+  std::vector<std::string> others;  // arrays that may stand in for the only input
+  for (const std::string& name : names) {
+    if (name != "label" && name != "labels") others.push_back(name);
+  }
+  std::vector<NamedTensor> feeds;
+  for (const auto& [name, type] : inputs) {
+    std::string from = name;
+    if (!archive.has(name)) {
+      if (inputs.size() != 1 || others.size() != 1) {
+        fail(ErrorCode::usage, "{} holds no array for input '{}'; it holds {}", path, name,
+             names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")));
+      }
+      from = others[0];
+    }
+    Tensor tensor = archive.read(from);
+    if (type.dtype != DType::undefined && tensor.dtype() != type.dtype &&
+        is_comparable(tensor.dtype()) && is_comparable(type.dtype)) {
+      tensor = convert(tensor, type.dtype);
+    }
+    feeds.push_back({name, std::move(tensor)});
+  }
+  return feeds;
+}
+
+void run_whole(Session& session, const std::vector<NamedTensor>& feeds, int64_t batch,
+               Progress& progress, Outputs& outputs) {
+  int64_t samples = 0;
+  for (const NamedTensor& feed : feeds) {
+    if (feed.tensor.shape().rank() > 0) samples = std::max(samples, feed.tensor.shape()[0]);
+  }
+  if (batch == 0 || samples <= batch) {
+    outputs.add(session.run(feeds));
+    return;
+  }
+  for (int64_t first = 0; first < samples; first += batch) {
+    const int64_t last = std::min(first + batch, samples);
+    std::vector<NamedTensor> slices;
+    for (const NamedTensor& feed : feeds) {
+      const Shape& shape = feed.tensor.shape();
+      const bool sliced = shape.rank() > 0 && shape[0] == samples;
+      slices.push_back({feed.name, sliced ? rows(feed.tensor, first, last) : feed.tensor});
+    }
+    outputs.add(session.run(slices));
+    progress.update(last, samples);
+  }
+}
+
+void run_samples(Session& session, SampleSource& data, int64_t batch, Progress& progress,
+                 Outputs& outputs) {
+  const int64_t step = std::max<int64_t>(batch, 1);
+  for (int64_t first = 0; first < data.size(); first += step) {
+    std::vector<int64_t> indices;
+    for (int64_t i = first; i < std::min(first + step, data.size()); ++i) indices.push_back(i);
+    outputs.add(session.run(compress::join(data, indices).inputs));
+    progress.update(first + step, data.size());
+  }
+}
+
+std::string describe(const NamedTensor& output) {
+  std::string line = fmt::format("{}: {} {}", output.name, info(output.tensor.dtype()).name,
+                                 output.tensor.shape().to_string());
+  if (!is_comparable(output.tensor.dtype()) || output.tensor.count() == 0) return line + "\n";
+  const TensorData data = output.tensor.read();
+  const std::vector<float> values = to_floats(data.view());
+  double low = values[0], high = values[0], sum = 0;
+  int64_t odd = 0;
+  for (const float x : values) {
+    odd += !std::isfinite(x);
+    low = std::min<double>(low, x);
+    high = std::max<double>(high, x);
+    sum += x;
+  }
+  line += fmt::format("  min {:.6g}  mean {:.6g}  max {:.6g}", low,
+                      sum / static_cast<double>(values.size()), high);
+  return line + (odd > 0 ? fmt::format("  {} not finite\n", odd) : "\n");
+}
+
+int run(const Command& command) {
+  const CommonFlags& flags = command.flags;
+  apply(flags);
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!flags.output.empty() && !flags.output.ends_with(".npz")) {
+    fail(ErrorCode::usage, "the outputs are written as .npz; -o {} is none", flags.output);
+  }
+  if (!flags.output.empty() && !flags.force && fs::exists(flags.output, ignored)) {
+    fail(ErrorCode::io, "{} exists; --force replaces it", flags.output);
+  }
+  const Model model = read_onnx(command.model);
+  SessionOptions options;
+  options.lower = !flags.no_lower;
+  options.max_memory = max_memory_bytes(flags);
+  Session session(model, options);
+  Outputs outputs(session.output_names());
+  Progress progress(!flags.quiet && !flags.no_progress);
+  progress.stage("running");
+  if (flags.data.empty()) {
+    if (!flags.allow_random) {
+      fail(ErrorCode::usage, "no data to run on; give --data, or --allow-random for noise");
+    }
+    outputs.add(session.run(
+        random_feed(model, input_shapes(flags), flags.seed, std::max<int64_t>(flags.batch, 1))));
+  } else if (flags.data.ends_with(".npz")) {
+    run_whole(session, read_feeds(flags.data, session), flags.batch, progress, outputs);
+  } else {
+    const auto data = open_dataset({flags.data, ""}, model, data_files());
+    run_samples(session, *data, flags.batch, progress, outputs);
+  }
+  progress.clear();
+  const std::vector<NamedTensor> joined = outputs.joined();
+  if (!flags.output.empty()) write_npz(flags.output, joined, true);
+  if (flags.quiet) return kDone;
+  std::string text;
+  for (const NamedTensor& output : joined) text += describe(output);
+  print(text);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_infer(CLI::App& program) {
+  CLI::App* command = program.add_subcommand("infer", "run a model on data and keep its outputs");
+  command->footer(
+      "Examples:\n"
+      "  compress infer model.onnx --data x.npz -o y.npz\n"
+      "  compress infer model.onnx --data images.json -o y.npz --batch 16\n"
+      "Arrays of an .npz are fed whole (with --batch N: in slices of axis 0); any other data "
+      "sample\n"
+      "by sample. Outputs keep their names, joined on axis 0.\n");
+  auto state = std::make_shared<Command>();
+  state->flags.batch = 0;
+  command->add_option("MODEL", state->model, "the model to run (.onnx)")->required();
+  command
+      ->add_option("-d,--data", state->flags.data,
+                   "arrays (.npz), or any data set that verify takes")
+      ->type_name("PATH");
+  command->add_option("-o,--output", state->flags.output, "where the outputs go")
+      ->type_name("FILE.npz");
+  command->add_flag("-f,--force", state->flags.force, "replace an existing output");
+  command->add_flag("--allow-random", state->flags.allow_random, "run once on seeded noise");
+  add_model_flags(*command, state->flags);
+  add_run_flags(*command, state->flags);
+  return [state] { return run(*state); };
+}
+
+}  // namespace compress

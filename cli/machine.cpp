@@ -1,0 +1,87 @@
+#include "cli/machine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+
+#include "compress/core/parallel.h"
+#include "compress/kernels/isa.h"
+#include "passes/weights.h"
+
+namespace compress {
+namespace {
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(info, line)) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown";
+}
+
+int64_t parameters_of(const Graph& graph) {
+  int64_t count = 0;
+  for (ValueId id = 0; id < graph.value_slots(); ++id) {
+    const Value& value = graph.value(id);
+    if (value.alive && value.is_constant()) count += value.constant.count();
+  }
+  for (NodeId id = 0; id < graph.node_slots(); ++id) {
+    const Node& node = graph.node(id);
+    if (!node.alive) continue;
+    if (const Tensor* tensor = node.is("Constant") ? node.tensor_or_null("value") : nullptr) {
+      count += tensor->count();
+    }
+    for (const Body& body : node.bodies) count += parameters_of(*body.graph);
+  }
+  return count;
+}
+
+}  // namespace
+
+std::string program_version() { return COMPRESS_VERSION; }
+
+std::string program_build() { return std::string(COMPRESS_BUILD_TYPE) + ", " + COMPRESS_COMPILER; }
+
+MachineInfo machine_info() {
+  const uint64_t pages = static_cast<uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));
+  const uint64_t page = static_cast<uint64_t>(std::max(sysconf(_SC_PAGESIZE), 0L));
+  return {cpu_name(), kernels::isa_choice().name, thread_count(), pages * page};
+}
+
+int64_t parameter_count(const Model& model) { return parameters_of(model.graph); }
+
+double weight_sparsity(const Model& model) {
+  Model copy = model;  // find_weights hands out graphs that may be edited
+  adopt_constant_nodes(copy.graph);
+  std::set<std::pair<const Graph*, ValueId>> seen;
+  int64_t total = 0, zeros = 0;
+  for (const WeightRead& read : find_weights(copy, false)) {
+    if (!seen.emplace(read.home, read.value).second) continue;
+    const Tensor& weights = read.home->value(read.value).constant;
+    if (!is_float(weights.dtype()) && !is_integer(weights.dtype())) continue;
+    // Quantized weights are symmetric where this program made them: zero is stored as 0.
+    double zero = 0;
+    if (read.dequantize != kNoNode) {
+      const Node& node = read.graph->node(read.dequantize);
+      const Tensor* point = node.inputs.size() > 2 ? read.graph->constant_input(node, 2) : nullptr;
+      if (point != nullptr && point->count() == 1) zero = static_cast<double>(point->to_int());
+    }
+    total += weights.count();
+    const Tensor floats = convert(weights, DType::float32);
+    const TensorData data = floats.read();
+    for (const float x : data.as<float>()) zeros += x == zero;
+  }
+  return total == 0 ? 0 : static_cast<double>(zeros) / static_cast<double>(total);
+}
+
+ModelSummary summarize(const Model& model, const std::string& path) {
+  return {path,          model.file_bytes,      parameter_count(model), model.graph.node_count(),
+          model.opset(), weight_sparsity(model)};
+}
+
+}  // namespace compress

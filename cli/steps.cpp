@@ -1,0 +1,70 @@
+#include "cli/job.h"
+#include "passes/pass.h"
+
+namespace compress {
+namespace {
+
+struct Command {
+  CommonFlags flags;
+  StepFlags step;
+  std::string model;
+};
+
+struct Examples {
+  std::string_view step;
+  std::string_view text;
+};
+
+constexpr Examples kExamples[] = {
+    {"optimize",
+     "Examples:\n"
+     "  compress optimize model.onnx -o small.onnx\n"
+     "  compress optimize old.onnx -o new.onnx --opset 17\n"},
+    {"prune",
+     "Examples:\n"
+     "  compress prune model.onnx -o sparse.onnx --sparsity 0.5\n"
+     "  compress prune model.onnx -o sparse.onnx --sparsity 0.3 --data test.npz \\\n"
+     "      --gate 'top1_drop<=1%'\n"
+     "Weights become zero; the file keeps its size.\n"},
+    {"quantize",
+     "Examples:\n"
+     "  compress quantize cnn.onnx -o int8.onnx --mode static --data images.json\n"
+     "  compress quantize bert.onnx -o int4.onnx --mode weight-only --weights int4\n"
+     "  compress quantize bert.onnx -o int8.onnx --mode dynamic\n"
+     "  compress quantize cnn.onnx -o int8.onnx --data test.npz --gate 'top1_drop<=1%' \\\n"
+     "      --gate 'size_ratio<=0.3' --report report.json --report report.md\n"
+     "Without --mode the choice follows the model and the data, and is explained.\n"},
+};
+
+Run add_step(CLI::App& program, const StepDef& step) {
+  const std::string name(step.name);
+  CLI::App* command = program.add_subcommand(name, std::string(step.summary));
+  for (const Examples& examples : kExamples) {
+    if (examples.step == step.name) command->footer(std::string(examples.text));
+  }
+  auto state = std::make_shared<Command>();
+  command->add_option("MODEL", state->model, "the model to read (.onnx)")->required();
+  add_output_flags(*command, state->flags);
+  add_data_flags(*command, state->flags, step.wants != nullptr);
+  state->step.add(*command, step.options);
+  add_report_flags(*command, state->flags);
+  add_model_flags(*command, state->flags);
+  add_run_flags(*command, state->flags);
+  return [state, name] {
+    Job job{name, state->model, {}};
+    job.recipe.seed = state->flags.seed;
+    job.recipe.gates = state->flags.gates;
+    job.recipe.steps = {{name, state->step.given()}};
+    return run_job(std::move(job), state->flags);
+  };
+}
+
+}  // namespace
+
+std::vector<Run> add_steps(CLI::App& program) {
+  std::vector<Run> runs;
+  for (const StepDef& step : all_steps()) runs.push_back(add_step(program, step));
+  return runs;
+}
+
+}  // namespace compress

@@ -1,0 +1,34 @@
+// The proof: both models on the same data, side by side.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/data.h"
+#include "cli/progress.h"
+#include "compress/report/report.h"
+
+namespace compress {
+
+// Gates and baseline, read and checked against what these flags and data can measure. Fails
+// (usage).
+struct GateSet {
+  std::vector<Gate> gates;
+  std::optional<Measurements> baseline;
+};
+GateSet read_gates(const CommonFlags& flags);
+void check_measurable(const GateSet& gates, const CommonFlags& flags, SampleSource* evaluation);
+
+// Fills in everything of the report that comes from running the models. Both must have been read
+// from files: their memory is measured in processes of their own.
+void verify_models(const Model& reference, const Model& candidate, JobData& data,
+                   const CommonFlags& flags, Progress& progress, Report& report);
+
+// Gates, report files, the table or JSON on standard output; the exit code.
+int finish(Report& report, const GateSet& gates, const CommonFlags& flags);
+
+// Text to standard output; fails (io) where it cannot be written.
+void print(std::string_view text);
+
+}  // namespace compress

@@ -1,0 +1,407 @@
+"""The program as users call it: exit codes, one-line errors, JSON keys, bytes.
+
+    cli_test.py COMPRESS MAKE_FIXTURES
+
+Needs nothing but the two programs: the fixtures are a small real classifier and its data.
+"""
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+COMMANDS = ["optimize", "prune", "quantize", "calibrate", "verify", "infer", "inspect", "run"]
+COMPRESS = os.path.abspath(sys.argv[1])
+FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
+F = pathlib.Path(FIXTURES.name)
+# Timing is not what is tested here.
+QUICK = ["--time-budget", "0.2"]
+REPORT_KEYS = ["schema", "tool", "recipe", "seed", "changed", "machine", "reference", "candidate",
+               "passes", "accuracy", "similarity", "speed", "resources", "kernels", "gates",
+               "result", "seconds", "peak_memory_bytes"]
+
+
+def sha(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="compress-cli-")
+        self.dir = pathlib.Path(self.folder.name)
+        self.addCleanup(self.folder.cleanup)
+
+    def run_program(self, *words, expect=0, env=None, **kwargs):
+        result = subprocess.run([COMPRESS, *map(str, words)], capture_output=True, text=True,
+                                cwd=self.dir, env={**os.environ, **(env or {})}, check=False,
+                                timeout=120, **kwargs)
+        self.assertEqual(result.returncode, expect,
+                         f"{words}\n{result.stdout[-800:]}\n{result.stderr[-800:]}")
+        return result
+
+    def one_line(self, *words, expect, says=""):
+        """A failure is one line on standard error, and nothing on standard output."""
+        result = self.run_program(*words, expect=expect)
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 1, result.stderr)
+        self.assertTrue(lines[0].startswith("error: "), lines[0])
+        self.assertIn(says, lines[0])
+        self.assertEqual(result.stdout, "")
+        return lines[0]
+
+    def report(self, *words, **kwargs):
+        path = self.dir / "r.json"
+        path.unlink(missing_ok=True)
+        self.run_program(*words, "--report", path, **kwargs)
+        return json.loads(path.read_text())
+
+    def left(self):
+        """Temporaries that somebody left."""
+        return [p.name for p in self.dir.iterdir() if p.suffix not in (".onnx", ".json", ".npz")]
+
+
+class Help(Case):
+    def test_version(self):
+        self.assertRegex(self.run_program("--version").stdout, r"^compress \d+\.\d+\.\d+")
+
+    def test_help_names_every_command_and_no_other(self):
+        text = self.run_program("--help").stdout
+        for command in COMMANDS:
+            self.assertRegex(text, rf"(?m)^  {command} ")
+        for absent in ("measure-one", "distill", "train", "batch", "sensitivity"):
+            self.assertNotIn(f"\n  {absent}", text)
+
+    def test_help_of_every_command_teaches(self):
+        for command in COMMANDS:
+            text = self.run_program(command, "--help").stdout
+            self.assertIn("Example", text, command)
+            self.assertIn(f"compress {command}", text)
+
+    def test_steps_show_their_options(self):
+        text = self.run_program("quantize", "--help").stdout
+        for flag in ("--mode", "--weights", "--exclude", "--calibrator", "--gate", "--samples",
+                     "--force", "--threads", "--baseline", "--input-shape"):
+            self.assertIn(flag, text)
+
+
+class Usage(Case):
+    def test_wrong_words(self):
+        for words, says in (
+                ((), "--help"),
+                (("quantise", "x"), "did you mean 'quantize'"),
+                (("quantize",), "MODEL"),
+                (("quantize", "m.onnx", "--no-such-flag"), "--no-such-flag"),
+                (("quantize", F / "conv.onnx"), "-o"),
+                (("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "statik"), "'static'"),
+                (("prune", F / "conv.onnx", "-o", "y.onnx", "--sparsity", "2"), "0..1"),
+                (("optimize", F / "conv.onnx", "-o", "y.onnx", "--threads", "0"), "--threads"),
+                (("optimize", F / "conv.onnx", "-o", "y.onnx", "--report", "r.txt"), ".json"),
+                (("optimize", F / "conv.onnx", "-o", "y.onnx", "--input-shape", "x"), "NAME:SHAPE"),
+                (("optimize", F / "conv.onnx", "-o", "y.onnx", "--disable", "no_such"), "no_such"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--gate", "top1"), "comparison"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--gate", "tpo1>1"), "tpo1"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--baseline", F / "none.json"), None),
+                (("inspect",), "no model"),
+                (("calibrate", F / "conv.onnx", "-o", "s.npz"), "--data")):
+            expect = 1 if says is None else 2
+            self.one_line(*words, expect=expect, says=says or "none.json")
+        self.assertEqual(list(self.dir.iterdir()), [])
+
+    def test_static_without_data_says_so(self):
+        self.one_line("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static", expect=2,
+                      says="--data")
+
+    def test_unknown_instruction_set(self):
+        result = self.run_program("inspect", F / "conv.onnx", expect=2, env={"COMPRESS_ISA": "sse9"})
+        self.assertIn("COMPRESS_ISA", result.stderr)
+
+
+class BadModels(Case):
+    def test_each_is_one_line(self):
+        model = (F / "conv.onnx").read_bytes()
+        bad = {"truncated.onnx": model[:len(model) // 2], "absurd.onnx": b"<html>404</html>",
+               "empty.onnx": b"", "unsupported.onnx": (F / "unsupported.onnx").read_bytes()}
+        for name, content in bad.items():
+            (self.dir / name).write_bytes(content)
+            line = self.one_line("infer", name, "--data", F / "test.npz", "-o", "y.npz", expect=1)
+            self.assertIn("NoSuchOperator" if name.startswith("unsup") else name, line)
+            if not name.startswith("unsup"):
+                self.one_line("quantize", name, "-o", "y.onnx", "--mode", "dynamic", expect=1)
+        self.one_line("infer", "missing.onnx", "--data", F / "test.npz", expect=1,
+                      says="missing.onnx")
+        self.one_line("infer", self.dir, "--data", F / "test.npz", expect=1)
+        self.assertEqual(sorted(p.name for p in self.dir.iterdir()), sorted(bad))
+
+    def test_control_characters_are_escaped(self):
+        line = self.one_line("inspect", "a\x1b[31m\nb.onnx", expect=1)
+        self.assertNotIn("\x1b", line)
+
+
+class Outputs(Case):
+    def test_existing_output_needs_force(self):
+        (self.dir / "y.onnx").write_text("mine")
+        self.one_line("optimize", F / "conv.onnx", "-o", "y.onnx", expect=1, says="--force")
+        self.assertEqual((self.dir / "y.onnx").read_text(), "mine")
+        self.run_program("optimize", F / "conv.onnx", "-o", "y.onnx", "--force", "--no-verify")
+        self.assertNotEqual((self.dir / "y.onnx").read_bytes(), b"mine")
+
+    def test_output_is_never_the_input(self):
+        before = sha(F / "conv.onnx")
+        for force in ([], ["--force"]):
+            self.one_line("optimize", F / "conv.onnx", "-o", F / "conv.onnx", *force, expect=1)
+        (self.dir / "link.onnx").symlink_to(F / "conv.onnx")
+        self.one_line("optimize", F / "conv.onnx", "-o", "link.onnx", "--force", expect=1)
+        self.assertEqual(sha(F / "conv.onnx"), before)
+
+    def test_missing_folder(self):
+        self.one_line("optimize", F / "conv.onnx", "-o", "no/y.onnx", expect=1)
+
+    def test_dry_run_writes_nothing(self):
+        result = self.run_program("quantize", F / "dense.onnx", "-o", "y.onnx", "--mode",
+                                  "weight-only", "--dry-run")
+        self.assertIn("dry run", result.stdout)
+        self.assertEqual(list(self.dir.iterdir()), [])
+
+    def test_full_disk_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([COMPRESS, "inspect", str(F / "conv.onnx")], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(len(result.stderr.splitlines()), 1)
+
+    def test_quiet_prints_nothing(self):
+        result = self.run_program("optimize", F / "conv.onnx", "-o", "y.onnx", "--quiet", *QUICK)
+        self.assertEqual(result.stdout, "")
+
+    def test_signals_leave_nothing(self):
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            process = subprocess.Popen(
+                [COMPRESS, "verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
+                 "--report", "r.json"], cwd=self.dir, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL)
+            time.sleep(0.7)
+            process.send_signal(number)
+            self.assertEqual(process.wait(10), code)
+            self.assertEqual(list(self.dir.iterdir()), [])
+
+
+class Steps(Case):
+    def test_static_with_gates_and_reports(self):
+        report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static",
+                             "--data", F / "test.npz", "--samples", 64, "--gate", "top1_drop<=5%",
+                             "--gate", "size_ratio<=0.5", "--report", "r.md", "--report", "r.html",
+                             "--report", "r.xml", *QUICK)
+        for key in REPORT_KEYS:
+            self.assertIn(key, report)
+        self.assertEqual(report["schema"], "compress.report/1")
+        self.assertTrue(report["changed"])
+        self.assertEqual(report["result"], "passed")
+        self.assertEqual(report["accuracy"]["samples"], 400 - 64)
+        self.assertGreater(report["accuracy"]["reference"]["top1"], 0.6)
+        self.assertGreater(report["similarity"]["outputs"][0]["sqnr_db"], 20)
+        self.assertLessEqual(report["candidate"]["size_ratio"], 0.5)
+        self.assertEqual(report["candidate"]["bytes"], (self.dir / "y.onnx").stat().st_size)
+        self.assertGreater(report["resources"]["candidate"]["peak_memory_bytes"], 0)
+        self.assertTrue(any("left out" in note for note in report["notes"]))
+        for row in report["kernels"]:
+            self.assertTrue(row["kernel"] and row["op"])
+        self.assertIn("| top1 |", (self.dir / "r.md").read_text())
+        self.assertIn("<table>", (self.dir / "r.html").read_text())
+        self.assertIn('failures="0"', (self.dir / "r.xml").read_text())
+
+    def test_failed_gate_leaves_output_and_report(self):
+        report = self.report("quantize", F / "dense.onnx", "-o", "y.onnx", "--mode", "weight-only",
+                             "--gate", "size_ratio<=0.001", *QUICK, expect=3)
+        self.assertEqual(report["result"], "failed")
+        self.assertFalse(report["gates"][0]["passed"])
+        self.run_program("infer", "y.onnx", "--data", F / "test.npz", "--quiet")
+
+    def test_gate_without_its_data_is_refused_before_any_work(self):
+        for gate, flags in (("top1_drop<=1%", []), ("sqnr>=20", []),
+                            ("top1>=0", ["--data", F / "unlabelled.npz"]),
+                            ("perplexity<=9", ["--data", F / "test.npz"]),
+                            ("speedup>=1", ["--no-verify"]), ("speedup>=1", ["--time-budget", "0"])):
+            self.one_line("quantize", F / "dense.onnx", "-o", "y.onnx", "--mode", "weight-only",
+                          *flags, "--gate", gate, expect=2, says=gate)
+        self.assertEqual(list(self.dir.iterdir()), [])
+
+    def test_every_mode_shrinks_and_runs(self):
+        for mode, model in (("weight-only", "dense"), ("dynamic", "dense")):
+            report = self.report("quantize", F / f"{model}.onnx", "-o", "y.onnx", "--mode", mode,
+                                 "--data", F / "test.npz", "--force", *QUICK)
+            self.assertTrue(report["changed"], mode)
+            self.assertLess(report["candidate"]["size_ratio"], 0.6)
+            self.assertEqual(report["accuracy"]["samples"], 400)
+            self.assertGreater(report["accuracy"]["candidate"]["top1"], 0.6)
+            self.assertTrue(report["similarity"]["layers"])
+
+    def test_mode_is_chosen_and_explained(self):
+        report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz",
+                             *QUICK)
+        self.assertTrue(any(n.startswith("mode static") for n in report["notes"]), report["notes"])
+
+    def test_nothing_to_quantize_is_said(self):
+        self.run_program("quantize", F / "conv.onnx", "-o", "q.onnx", "--mode", "static", "--data",
+                         F / "test.npz", "--no-verify")
+        path = self.dir / "r.json"
+        for flags, code in (([], 0), (["--require-change"], 3)):
+            result = self.run_program("quantize", "q.onnx", "-o", "y.onnx", "--mode", "dynamic",
+                                      "--force", "--report", path, *QUICK, *flags, expect=code)
+            self.assertRegex(result.stderr, r"(?m)^nothing quantized: .*already quantized")
+            self.assertFalse(json.loads(path.read_text())["changed"])
+            self.assertLessEqual((self.dir / "y.onnx").stat().st_size,
+                                 (self.dir / "q.onnx").stat().st_size)
+            self.run_program("infer", "y.onnx", "--data", F / "test.npz", "--quiet")
+
+    def test_prune_reaches_its_sparsity(self):
+        report = self.report("prune", F / "dense.onnx", "-o", "y.onnx", "--sparsity", "0.5", "--data",
+                             F / "test.npz", *QUICK)
+        self.assertAlmostEqual(report["candidate"]["sparsity"], 0.5, places=3)
+        self.assertTrue(report["changed"])
+
+    def test_random_calibration_is_marked(self):
+        report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static",
+                             "--allow-random", "--samples", 4, *QUICK)
+        self.assertTrue(any("noise" in note for note in report["notes"]))
+        self.assertEqual(report["data"], "none")
+
+    def test_same_bytes_twice_and_for_any_threads(self):
+        static = ["quantize", F / "conv.onnx", "--mode", "static", "--data", F / "test.npz"]
+        only = ["quantize", F / "dense.onnx", "--mode", "weight-only"]
+        for words in (static, only, ["prune", F / "dense.onnx"], ["optimize", F / "conv.onnx"]):
+            sums = set()
+            for i, threads in enumerate((1, 2, 2)):
+                self.run_program(*words, "-o", f"{i}.onnx", "--threads", threads, "--no-verify",
+                                 "--force")
+                sums.add(sha(self.dir / f"{i}.onnx"))
+            self.assertEqual(len(sums), 1, words)
+
+    def test_provenance_holds_no_path(self):
+        self.run_program("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static", "--data",
+                         F / "test.npz", "--no-verify", "--threads", 1)
+        content = (self.dir / "y.onnx").read_bytes()
+        self.assertIn(b"compress.recipe/1", content)
+        self.assertIn(sha(F / "conv.onnx").encode(), content)
+        for absent in (str(F).encode(), b"threads", b"test.npz"):
+            self.assertNotIn(absent, content)
+
+
+class Recipes(Case):
+    def recipe(self, **content):
+        path = self.dir / "recipe.json"
+        path.write_text(json.dumps({"schema": "compress.recipe/1", **content}))
+        return path
+
+    def test_steps_run_in_order(self):
+        path = self.recipe(steps=[{"prune": {"sparsity": 0.5}}, {"quantize": {"mode": "static"}}],
+                           data={"data": os.path.relpath(F / "test.npz", self.dir)},
+                           gates=["size_ratio<=0.5"])
+        report = self.report("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", path, *QUICK)
+        self.assertGreaterEqual(report["candidate"]["sparsity"], 0.49)
+        self.assertEqual([list(s)[0] for s in report["recipe"]["steps"]], ["prune", "quantize"])
+        self.assertEqual(report["gates"][0]["expression"], "size_ratio<=0.5")
+        # What a report holds can be run again and gives the same bytes.
+        again = dict(report["recipe"], data=os.path.relpath(F / "test.npz", self.dir))
+        (self.dir / "again.json").write_text(json.dumps(again))
+        self.run_program("run", F / "conv.onnx", "-o", "z.onnx", "--recipe", "again.json", *QUICK)
+        self.assertEqual(sha(self.dir / "y.onnx"), sha(self.dir / "z.onnx"))
+
+    def test_bad_recipes_name_the_key(self):
+        for content, says in (({"stepss": []}, "did you mean 'steps'"), ({"steps": []}, "no steps"),
+                              ({"steps": [{"quantise": {}}]}, "quantise"),
+                              ({"steps": [{"quantize": {"modee": "static"}}]}, "'mode'"),
+                              ({"steps": [{"optimize": {}}], "data": {"x": "y"}}, "no role 'x'")):
+            self.one_line("run", F / "conv.onnx", "-o", "y.onnx", "--recipe",
+                          self.recipe(**content), "--no-verify", expect=2, says=says)
+        deep = self.dir / "deep.json"
+        deep.write_text("[" * 100000)
+        self.one_line("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", deep, expect=2, says="deep")
+
+
+class Verify(Case):
+    def test_a_model_against_itself(self):
+        report = self.report("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
+                             *QUICK)
+        self.assertEqual(report["accuracy"]["drop"]["top1"], 0)
+        self.assertTrue(report["similarity"]["outputs"][0]["exact"])
+        self.assertEqual(report["speed"][0]["device"], "cpu")
+        low, high = report["speed"][0]["speedup_ci"]
+        self.assertLessEqual(low, high)
+
+    def test_without_data_speed_is_marked(self):
+        report = self.report("verify", F / "conv.onnx", F / "conv.onnx", *QUICK)
+        self.assertEqual(report["speed"][0]["data"], "none")
+        self.assertNotIn("accuracy", report)
+
+    def test_json_on_standard_output(self):
+        result = self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--json", *QUICK)
+        self.assertEqual(json.loads(result.stdout)["schema"], "compress.report/1")
+
+    def test_other_outputs_are_refused(self):
+        self.one_line("verify", F / "conv.onnx", F / "dense.onnx", "--data", F / "test.npz",
+                      "--metric-output", "logits", expect=2, says="logits")
+
+    def test_baseline_replaces_the_reference(self):
+        self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
+                         "--report", "base.json", *QUICK)
+        self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
+                         "--baseline", "base.json", "--gate", "top1_drop<=0", *QUICK)
+        base = json.loads((self.dir / "base.json").read_text())
+        base["metrics"]["top1"]["candidate"] = 1.0
+        (self.dir / "base.json").write_text(json.dumps(base))
+        self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
+                         "--baseline", "base.json", "--gate", "top1_drop<=1%", *QUICK, expect=3)
+        self.one_line("verify", F / "conv.onnx", F / "conv.onnx", "--baseline", F / "conv.onnx",
+                      expect=2)
+
+
+class Data(Case):
+    def test_infer_whole_and_in_slices_agree(self):
+        for name, flags in (("whole", []), ("slices", ["--batch", 7])):
+            self.run_program("infer", F / "dense.onnx", "--data", F / "test.npz", "-o",
+                             f"{name}.npz", *flags)
+        text = [self.run_program("infer", F / "dense.onnx", "--data", F / "test.npz", *flags).stdout
+                for flags in ([], ["--batch", 7])]
+        self.assertIn("scores: float32 [400,10]", text[0])
+        self.assertEqual(text[0], text[1])
+
+    def test_infer_wants_data(self):
+        self.one_line("infer", F / "dense.onnx", expect=2, says="--allow-random")
+        self.run_program("infer", F / "dense.onnx", "--allow-random")
+
+    def test_calibrate_once_quantize_later(self):
+        self.run_program("calibrate", F / "conv.onnx", "--data", F / "test.npz", "-o", "s.npz")
+        self.run_program("quantize", F / "conv.onnx", "-o", "a.onnx", "--mode", "static",
+                         "--statistics", "s.npz", "--no-verify")
+        self.run_program("quantize", F / "conv.onnx", "-o", "b.onnx", "--mode", "static",
+                         "--statistics", "s.npz", "--no-verify", "--threads", 1)
+        self.assertEqual(sha(self.dir / "a.onnx"), sha(self.dir / "b.onnx"))
+        self.one_line("quantize", F / "dense.onnx", "-o", "c.onnx", "--mode", "static",
+                      "--statistics", "s.npz", expect=1, says="another model")
+        self.run_program("calibrate", "--merge", "s.npz", "--merge", "s.npz", "-o", "m.npz")
+        self.one_line("calibrate", "--merge", "s.npz", "-o", "n.npz", expect=2)
+
+    def test_inspect(self):
+        shown = json.loads(self.run_program("inspect", F / "conv.onnx", "--json").stdout)
+        for key in ("inputs", "outputs", "opsets", "ops", "by_dtype", "sparsity", "bytes", "weights",
+                    "could_be", "unsupported_ops"):
+            self.assertIn(key, shown)
+        self.assertEqual(shown["ops"], {"Conv": 1, "Flatten": 1})
+        self.assertIn("Conv", self.run_program("inspect", F / "conv.onnx", "--tensors").stdout)
+        self.assertIn("MatMulNBits", self.run_program("inspect", "--ops").stdout)
+        self.assertIn("fuse_batch_norm", self.run_program("inspect", "--passes").stdout)
+        self.assertIn("unsupported operator",
+                      self.run_program("inspect", F / "unsupported.onnx").stdout)
+
+
+if __name__ == "__main__":
+    fashion = "/usr/share/datasets/fashion-mnist"
+    if not os.path.isdir(fashion):
+        print("Fashion-MNIST is not installed: the classifier is made from seeded images")
+    subprocess.run([sys.argv[2], F, fashion], check=True)
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
