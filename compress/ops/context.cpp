@@ -13,6 +13,13 @@ bool NodeContext::has_output(int i) const {
          node_.outputs[static_cast<size_t>(i)] != kNoValue;
 }
 
+const TypeInfo& NodeContext::in(int i) const {
+  static const TypeInfo none;
+  return i >= 0 && static_cast<size_t>(i) < input_types.size()
+             ? input_types[static_cast<size_t>(i)]
+             : none;
+}
+
 const Tensor* NodeContext::constant(int i) const {
   if (!has_input(i) || static_cast<size_t>(i) >= constants.size()) return nullptr;
   const Tensor* tensor = constants[static_cast<size_t>(i)];

@@ -5,6 +5,7 @@
 #include "compress/error.h"
 #include "compress/ops/fold.h"
 #include "compress/ops/op.h"
+#include "compress/ops/partial.h"
 #include "compress/ops/support.h"
 
 namespace compress {
@@ -21,6 +22,38 @@ bool reads_only_shape(const Node& node) {
 struct Inference {
   Model& model;
   std::map<ValueId, Tensor> folded;
+  std::map<ValueId, PartialInts> partial;  // shape arithmetic that is not wholly known
+
+  // What is known of each input's content, kept in `storage` where it comes from a constant.
+  std::vector<const PartialInts*> partial_inputs(const NodeContext& context,
+                                                 std::vector<PartialInts>& storage) const {
+    const std::vector<ValueId>& ids = context.node().inputs;
+    storage.resize(ids.size());
+    std::vector<const PartialInts*> inputs(ids.size(), nullptr);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto found = partial.find(ids[i]);
+      if (found != partial.end()) {
+        inputs[i] = &found->second;
+      } else if (const Tensor* tensor = context.constant(static_cast<int>(i))) {
+        if (auto list = partial_of(*tensor)) {
+          storage[i] = std::move(*list);
+          inputs[i] = &storage[i];
+        }
+      }
+    }
+    return inputs;
+  }
+
+  void visit_partial(NodeContext& context) {
+    const Node& node = context.node();
+    if (node.outputs.empty() || node.outputs[0] == kNoValue) return;
+    std::vector<PartialInts> storage;
+    const std::vector<const PartialInts*> inputs = partial_inputs(context, storage);
+    if (!context.output_types[0].is_concrete()) refine_output(context, inputs);
+    if (auto list = evaluate_partial(context, inputs)) {
+      partial.emplace(node.outputs[0], std::move(*list));
+    }
+  }
 
   void set_unknown(const Node& node) {
     for (const ValueId id : node.outputs) {
@@ -44,11 +77,13 @@ struct Inference {
       if (error.code() != ErrorCode::unsupported) throw;
       return set_unknown(node);
     }
+    const bool foldable = is_foldable(context, kMaxFoldBytes);
+    if (!foldable) visit_partial(context);
     for (size_t i = 0; i < node.outputs.size(); ++i) {
       if (node.outputs[i] != kNoValue)
         model.graph.set_type(node.outputs[i], context.output_types[i]);
     }
-    if (!is_foldable(context, kMaxFoldBytes)) return;
+    if (!foldable) return;
     try {
       std::vector<Tensor> tensors = fold_node(*op, context);
       for (size_t i = 0; i < tensors.size(); ++i) {
@@ -154,7 +189,7 @@ void infer_types(Model& model, const std::map<std::string, Shape>& input_shapes)
     if (given == input_shapes.end()) continue;
     model.graph.set_type(id, {value.type.dtype, true, given->second});
   }
-  Inference inference{model, {}};
+  Inference inference{model, {}, {}};
   const std::vector<NodeId> order = model.graph.order();
   for (const NodeId id : order) inference.visit(id);
 }

@@ -34,6 +34,7 @@ Kernel prepare_not(const NodeContext& context) {
 
 template <class F>
 Kernel prepare_bitwise(const NodeContext& context) {
+  require_inputs(context, 2, 2);
   return dispatch(IntegerTypes(), context, context.dtype(0), [&](auto tag) {
     using T = decltype(tag);
     return binary_kernel<T, T, T>(context, [](T a, T b) { return static_cast<T>(F()(a, b)); });
@@ -48,6 +49,7 @@ Kernel prepare_bitwise_not(const NodeContext& context) {
 }
 
 Kernel prepare_bit_shift(const NodeContext& context) {
+  require_inputs(context, 2, 2);
   const std::string direction = context.node().string_or("direction", "");
   if (direction != "LEFT" && direction != "RIGHT")
     context.invalid("direction must be LEFT or RIGHT");

@@ -31,8 +31,8 @@ class NodeContext {
   int input_count() const { return static_cast<int>(node_.inputs.size()); }
   bool has_input(int i) const;
   bool has_output(int i) const;
-  // REQUIRES has_input(i).
-  const TypeInfo& in(int i) const { return input_types[static_cast<size_t>(i)]; }
+  // Of undefined type where the input is omitted.
+  const TypeInfo& in(int i) const;
   const Shape& shape(int i) const { return in(i).shape; }
   DType dtype(int i) const { return in(i).dtype; }
   // The content of input i where it is known, else nullptr.

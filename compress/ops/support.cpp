@@ -111,7 +111,7 @@ void infer_broadcast_as(NodeContext& context, DType dtype) {
 }  // namespace
 
 void infer_broadcast(NodeContext& context) {
-  require_inputs(context, 1, context.input_count());
+  require_inputs(context, std::max(1, context.input_count()), context.input_count());
   require_same_dtype(context, 0, context.input_count());
   infer_broadcast_as(context, context.dtype(0));
 }
@@ -289,6 +289,11 @@ Kernel copy_kernel(const NodeContext& context, CopyPlan plan) {
 
 Kernel copy_all_kernel(const NodeContext& context) {
   if (info(context.dtype(0)).bits == 0) unsupported_type(context, context.dtype(0));
+  if (context.output_types[0].shape.count() != context.shape(0).count()) {
+    context.invalid(fmt::format("an output of {} for an input of {}",
+                                context.output_types[0].shape.to_string(),
+                                context.shape(0).to_string()));
+  }
   const uint64_t bytes =
       byte_size(context.dtype(0), static_cast<uint64_t>(context.shape(0).count()));
   return {"", [bytes](const KernelArgs& args) {

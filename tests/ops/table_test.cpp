@@ -67,4 +67,24 @@ TEST_CASE("types are inferred over a graph, symbols included") {
   CHECK(model.graph.value(out).type.shape == Shape{3, 4});
 }
 
+TEST_CASE("a traced reshape keeps its rank and what is known of its dimensions") {
+  GraphBuilder builder;
+  const int64_t batch = builder.graph().symbol("batch");
+  const ValueId x = builder.input("x", DType::float32, {batch, 4, 6});
+  const auto ints = [&](std::initializer_list<int64_t> values) {
+    return builder.constant(Tensor::from<int64_t>({static_cast<int64_t>(values.size())}, values));
+  };
+  const ValueId shape = builder.op("Shape", {x});
+  const ValueId first = builder.op("Gather", {shape, builder.constant(Tensor::scalar<int64_t>(0))});
+  const ValueId list =
+      builder.op("Concat", {builder.op("Unsqueeze", {first, ints({0})}), ints({2, -1})},
+                 {attr("axis", int64_t{0})});
+  builder.output(builder.op("Reshape", {x, list}), "y");
+  Model model = std::move(builder).model();
+  infer_types(model);
+  CHECK(model.graph.value(model.graph.outputs()[0]).type.shape == Shape{batch, 2, 12});
+  infer_types(model, {{"x", Shape{5, 4, 6}}});
+  CHECK(model.graph.value(model.graph.outputs()[0]).type.shape == Shape{5, 2, 12});
+}
+
 }  // namespace compress
