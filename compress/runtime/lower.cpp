@@ -34,6 +34,7 @@ void add_origin(Graph& graph, NodeId fused, NodeId part) {
 void lower(Model& model) {
   infer_types(model);
   lower_quantized(model.graph, model);
+  lower_weight_only(model.graph, model);
   lower_float(model.graph, model);
   assign_layouts(model.graph, model);
 }

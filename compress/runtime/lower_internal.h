@@ -24,6 +24,9 @@ namespace compress::runtime {
 //   Lookup    x                  table: 256 bytes
 //   Quantize, Dequantize         per tensor
 //   QMaxPool, QAveragePool       NHWC
+//   MatMulNBits  a, b, scales, [zero points], [bias]   attributes of com.microsoft's
+//   DynamicQuantize  x -> u8, scale, zero point
+//   DynamicMatMul    u8, scale, zero point, w, w scales, [bias]; float32
 //   Conv      x, w, [bias], [residual]   NHWC float32, clamp lo..hi
 //   MatMul    a, b, [bias]       float32, alpha, clamp; transposed = 1: b is [.., N, K]
 //   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
@@ -31,6 +34,7 @@ namespace compress::runtime {
 extern const std::span<const OpDef> kIntegerRows;  // lower_rows_s8.cpp
 extern const std::span<const OpDef> kPoolRows;     // lower_rows_pool.cpp
 extern const std::span<const OpDef> kFloatRows;    // lower_rows_f32.cpp
+extern const std::span<const OpDef> kBlockRows;    // lower_rows_blocks.cpp
 
 // True for rows whose operands and results are channels-last.
 bool is_channels_last(std::string_view internal_op);

@@ -176,7 +176,7 @@ class Layouts {
     }
     const std::vector<ValueId> made = copy.outputs;
     const NodeId to = graph_.add_node_raw(std::move(copy));
-    add_origin(graph_, to, id);
+    if (origins_of(node(id)).size() == 1) add_origin(graph_, to, id);  // else the copy has them
     const std::vector<ValueId> outputs = node(id).outputs;
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (outputs[i] == kNoValue) continue;

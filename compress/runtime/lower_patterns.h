@@ -37,6 +37,7 @@ NodeId add_internal(Graph& graph, std::string_view op_type, std::vector<ValueId>
 // The steps of lowering, in this order. Channels-last nodes are wired to channels-first values
 // until assign_layouts() has run.
 void lower_quantized(Graph& graph, const Model& model);
+void lower_weight_only(Graph& graph, const Model& model);
 void lower_float(Graph& graph, const Model& model);
 void assign_layouts(Graph& graph, const Model& model);
 

@@ -48,7 +48,9 @@ int run(const std::vector<std::string>& args) {
     times.push_back(taken.count());
   }
   std::sort(times.begin(), times.end());
-  if (!times.empty()) fmt::print("median_ms {:.4f}\n", times[times.size() / 2]);
+  if (!times.empty()) {
+    fmt::print("min_ms {:.4f} median_ms {:.4f}\n", times[0], times[times.size() / 2]);
+  }
   if (show_kernels) {
     session.profile(feeds);
     for (const KernelRecord& record : session.kernels()) {
