@@ -32,6 +32,7 @@ void add_origin(Graph& graph, NodeId fused, NodeId part) {
 }
 
 void lower(Model& model) {
+  erase_dead(model.graph);
   infer_types(model);
   lower_quantized(model.graph, model);
   lower_weight_only(model.graph, model);

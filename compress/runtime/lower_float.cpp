@@ -17,10 +17,15 @@ class FloatLowering {
 
   void run() {
     for (const NodeId id : std::vector<NodeId>(graph_.order())) {
-      if (!graph_.node(id).alive) continue;
-      if (graph_.node(id).is("Conv")) lower_conv(id);
-      if (graph_.node(id).alive && graph_.node(id).is("Gemm")) lower_gemm(id);
-      if (graph_.node(id).alive && graph_.node(id).is("MatMul")) lower_matmul(id);
+      const Node& node = graph_.node(id);
+      if (!node.alive || node.inputs.size() < 2 || node.outputs.size() != 1) continue;
+      if (node.is("Conv")) {
+        lower_conv(id);
+      } else if (node.is("Gemm")) {
+        lower_gemm(id);
+      } else if (node.is("MatMul")) {
+        lower_matmul(id);
+      }
     }
   }
 
@@ -28,6 +33,11 @@ class FloatLowering {
   const Tensor* float_constant(const Node& node, size_t slot) const {
     const Tensor* tensor = graph_.constant_input(node, slot);
     return tensor != nullptr && tensor->dtype() == DType::float32 ? tensor : nullptr;
+  }
+
+  bool is_sum(NodeId id) const {
+    return id != kNoNode && graph_.node(id).is("Add") && graph_.node(id).inputs.size() == 2 &&
+           graph_.node(id).inputs[0] != kNoValue && graph_.node(id).inputs[1] != kNoValue;
   }
 
   bool is_float_value(ValueId id) const {
@@ -57,7 +67,7 @@ class FloatLowering {
   void fuse_channel_bias(int64_t channels, std::vector<ValueId>& inputs, ValueId& out,
                          std::vector<NodeId>& parts) {
     const NodeId add = only_reader(graph_, out);
-    if (add == kNoNode || !graph_.node(add).is("Add")) return;
+    if (!is_sum(add)) return;
     const int rank = rank_of(graph_, out);
     for (size_t slot = 0; slot < 2; ++slot) {
       const Tensor* bias = float_constant(graph_.node(add), slot);
@@ -76,7 +86,7 @@ class FloatLowering {
   // convolution, so the other operand cannot depend on it.
   void fuse_residual(std::vector<ValueId>& inputs, ValueId& out, std::vector<NodeId>& parts) {
     const NodeId add = only_reader(graph_, out);
-    if (add == kNoNode || !graph_.node(add).is("Add")) return;
+    if (!is_sum(add)) return;
     const Node& node = graph_.node(add);
     const ValueId other = node.inputs[0] == out ? node.inputs[1] : node.inputs[0];
     if (other == out || graph_.value(other).is_constant() || !is_float_value(other)) return;
@@ -124,7 +134,7 @@ class FloatLowering {
     const float beta = node.float_or("beta", 1.0f);
     if (has_bias) {
       const Tensor* bias = float_constant(node, 2);
-      if (bias == nullptr || bias->count() != columns || beta != 1.0f ||
+      if (bias == nullptr || bias->count() != columns || beta != 1.0f || bias->shape().rank() < 1 ||
           bias->shape()[bias->shape().rank() - 1] != columns) {
         return;
       }
@@ -160,7 +170,7 @@ class FloatLowering {
   void fuse_column_bias(int64_t columns, std::vector<ValueId>& inputs, ValueId& out,
                         std::vector<NodeId>& parts) {
     const NodeId add = only_reader(graph_, out);
-    if (add == kNoNode || !graph_.node(add).is("Add")) return;
+    if (!is_sum(add)) return;
     for (size_t slot = 0; slot < 2; ++slot) {
       const Tensor* bias = float_constant(graph_.node(add), slot);
       if (bias == nullptr || bias->shape().rank() != 1 || bias->count() != columns) continue;

@@ -127,6 +127,7 @@ class Layouts {
       return;
     }
     if (node(id).inputs.empty() || node(id).outputs.empty() || !node(id).bodies.empty()) return;
+    if (node(id).inputs[0] == kNoValue || node(id).outputs[0] == kNoValue) return;
     if (node(id).is("Transpose")) return fold_transpose(id);
     if (!any_twin(id)) return;
     if (is_plain_elementwise(node(id))) return convert_elementwise(id);
@@ -164,12 +165,18 @@ class Layouts {
         inputs.push_back(plain ? input : twin(input));
       }
     }
+    // Every such node keeps the rank of what it reads.
+    int rank = -1;
+    for (const ValueId input : node(id).inputs) {
+      if (rank < 0 && input != kNoValue && has_twin(input)) rank = rank_of(graph_, input);
+    }
     Node copy = node(id);
     copy.inputs = std::move(inputs);
     copy.name = graph_.unique_node_name(copy.name + "/last");
     for (ValueId& output : copy.outputs) {
       if (output == kNoValue) continue;
       TypeInfo type = graph_.value(output).type;
+      type.has_shape = type.has_shape && type.shape.rank() == rank;
       if (type.has_shape) type.shape = channels_last(type.shape);
       output = graph_.add_value(graph_.unique_value_name(graph_.value(output).name + "/last"),
                                 std::move(type));
@@ -180,7 +187,6 @@ class Layouts {
     const std::vector<ValueId> outputs = node(id).outputs;
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (outputs[i] == kNoValue) continue;
-      const int rank = rank_of(graph_, outputs[i]);
       const ValueId first =
           transpose(made[i], to_first(rank), graph_.value(outputs[i]).name + "/first");
       graph_.set_type(first, graph_.value(outputs[i]).type);

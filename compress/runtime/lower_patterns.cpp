@@ -9,7 +9,10 @@ namespace compress::runtime {
 
 NodeId only_reader(const Graph& graph, ValueId id) {
   if (id == kNoValue || graph.is_output(id) || graph.uses(id).size() != 1) return kNoNode;
-  return graph.uses(id)[0].node;
+  // A body that captures the value reads it, too, but not as an operand.
+  const Use use = graph.uses(id)[0];
+  const Node& reader = graph.node(use.node);
+  return static_cast<size_t>(use.slot) < reader.inputs.size() ? use.node : kNoNode;
 }
 
 NodeId producer_of(const Graph& graph, ValueId id, std::string_view op_type) {

@@ -10,8 +10,8 @@
 
 namespace compress::runtime {
 
-// The node that alone reads the value; kNoNode where there are several readers, or where the value
-// is a graph output.
+// The node that alone reads the value, as an operand; kNoNode where there are several readers, or
+// where the value is a graph output.
 NodeId only_reader(const Graph& graph, ValueId id);
 // The producer where it is alive and of that type; kNoNode otherwise.
 NodeId producer_of(const Graph& graph, ValueId id, std::string_view op_type);

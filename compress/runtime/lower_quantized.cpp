@@ -101,6 +101,7 @@ class QuantizedLowering {
   void visit(NodeId id) {
     const Node& of = node(id);
     if (!of.domain.empty() || of.inputs.empty() || of.outputs.empty()) return;
+    if (of.inputs[0] == kNoValue || of.outputs[0] == kNoValue) return;
     if (of.is("Conv")) return lower_conv(id);
     if (of.is("Gemm")) return lower_gemm(id);
     if (of.is("MatMul")) return lower_matmul(id);
@@ -369,7 +370,7 @@ class QuantizedLowering {
     if (!x || of.inputs.size() < 2 || rank_of(graph_, of.inputs[0]) < 2) return;
     // MatMul + Add of a constant row is a Gemm.
     const NodeId add = only_reader(graph_, of.outputs[0]);
-    if (add != kNoNode && node(add).is("Add")) {
+    if (add != kNoNode && node(add).is("Add") && node(add).inputs.size() == 2) {
       const size_t slot = node(add).inputs[0] == of.outputs[0] ? 1 : 0;
       const ValueId bias = node(add).inputs[slot];
       if (rank_of(graph_, bias) == 1 &&
@@ -610,6 +611,7 @@ class QuantizedLowering {
   // Q and DQ that remain between float and integer regions.
   void lower_edge(NodeId id) {
     const Node& of = node(id);
+    if (of.inputs.empty() || of.inputs[0] == kNoValue || of.outputs.size() != 1) return;
     if (of.is("QuantizeLinear") && graph_.value(of.inputs[0]).type.dtype == DType::float32) {
       const std::optional<Params> y = params_at(of, 1, 2);
       if (y) finish("Quantize", id, {of.inputs[0]}, {}, whole_exit(of.outputs[0], *y), {});

@@ -29,6 +29,7 @@ const Tensor* constant_of(const Graph& graph, const Node& node, size_t slot, DTy
 // a, b, scales, [zero points], [g_idx], [bias].
 void lower_nbits(Graph& graph, NodeId id) {
   const Node& node = graph.node(id);
+  if (!has(node, 0) || !has(node, 1) || !has(node, 2) || node.outputs.size() != 1) return;
   const int64_t bits = node.int_or("bits", 4);
   const int64_t block = node.int_or("block_size", 0);
   const bool sizes = (bits == 4 || bits == 8) && block >= 16 && block <= 256 &&
@@ -56,15 +57,17 @@ void lower_nbits(Graph& graph, NodeId id) {
   replace(graph, fused, out, {id});
 }
 
-// The other operand of a node with two.
+// The other operand of a node with two; kNoValue where it has not two.
 ValueId other_operand(const Node& node, ValueId one) {
+  if (node.inputs.size() != 2) return kNoValue;
   return node.inputs[0] == one ? node.inputs[1] : node.inputs[0];
 }
 
 void lower_matmul_integer(Graph& graph, NodeId id) {
   const Node& node = graph.node(id);
   const Tensor* weights = graph.constant_input(node, 1);
-  if (weights == nullptr || weights->shape().rank() != 2 || !has(node, 2)) return;
+  if (weights == nullptr || weights->shape().rank() != 2) return;
+  if (!has(node, 0) || !has(node, 2) || node.outputs.size() != 1) return;
   if (weights->dtype() != DType::int8 && weights->dtype() != DType::uint8) return;
   const int64_t columns = weights->shape()[1];
   const NodeId quantize = graph.value(node.inputs[0]).producer;
@@ -94,9 +97,9 @@ void lower_matmul_integer(Graph& graph, NodeId id) {
   if (scales == kNoNode) return;
   const ValueId step = source.outputs[1];
   const Node& both = graph.node(scales);
-  if (both.inputs[0] != step && both.inputs[1] != step) return;
+  if (both.inputs.size() != 2 || (both.inputs[0] != step && both.inputs[1] != step)) return;
   const ValueId w_scale = other_operand(both, step);
-  if (!graph.value(w_scale).is_constant()) return;
+  if (w_scale == kNoValue || !graph.value(w_scale).is_constant()) return;
   const Tensor& steps = graph.value(w_scale).constant;
   if (steps.dtype() != DType::float32 || steps.shape().rank() > 1) return;
   if (steps.count() != 1 && steps.count() != columns) return;
@@ -107,8 +110,8 @@ void lower_matmul_integer(Graph& graph, NodeId id) {
   const NodeId add = only_reader(graph, out);
   if (add != kNoNode && graph.node(add).is("Add")) {
     const ValueId other = other_operand(graph.node(add), out);
-    const Value& value = graph.value(other);
-    if (value.is_constant() && value.constant.dtype() == DType::float32 &&
+    const Value& value = graph.value(other == kNoValue ? w_scale : other);
+    if (other != kNoValue && value.is_constant() && value.constant.dtype() == DType::float32 &&
         value.constant.shape().rank() == 1 && value.constant.count() == columns) {
       bias = other;
       parts.push_back(add);
@@ -130,7 +133,8 @@ void lower_weight_only(Graph& graph, const Model&) {
       lower_nbits(graph, id);
     } else if (graph.node(id).is("MatMulInteger")) {
       lower_matmul_integer(graph, id);
-    } else if (graph.node(id).is("DynamicQuantizeLinear")) {
+    } else if (graph.node(id).is("DynamicQuantizeLinear") && has(graph.node(id), 0) &&
+               graph.node(id).outputs.size() == 3) {
       // The same node on faster loops; its order of operations is ONNX's.
       add_origin(graph, id, id);
       Node& node = graph.edit(id);
