@@ -19,8 +19,7 @@ namespace compress {
 
 enum ExitCode { kDone = 0, kError = 1, kUsage = 2, kGateFailed = 3 };
 
-// The flags of section "Common flags" of docs/cli.md; each command offers those that mean something
-// for it.
+// Flags that mean the same everywhere; each command offers those that mean something for it.
 struct CommonFlags {
   int threads = 0;  // 0: the machine's
   uint64_t seed = 0;

@@ -72,7 +72,8 @@ double weight_sparsity(const Model& model) {
       if (point != nullptr && point->count() == 1) zero = static_cast<double>(point->to_int());
     }
     total += weights.count();
-    const Tensor floats = convert(weights, DType::float32);
+    const Tensor floats =
+        weights.dtype() == DType::float32 ? weights : convert(weights, DType::float32);
     const TensorData data = floats.read();
     for (const float x : data.as<float>()) zeros += x == zero;
   }

@@ -135,6 +135,23 @@ TEST_CASE("layers are compared by name") {
   CHECK(less.layers.size() == 1);
 }
 
+TEST_CASE("layers behind Q and DQ are compared as their readers see them") {
+  GraphBuilder plain, quantized;
+  plain.output(plain.op("Relu", {plain.input("x", DType::float32, {1, 3})}), "t");
+  ValueId t = quantized.op("Relu", {quantized.input("x", DType::float32, {1, 3})});
+  quantized.graph().rename(t, "t");
+  const ValueId scale = quantized.constant(Tensor::scalar(1.0f), "s");
+  const ValueId zero = quantized.constant(Tensor::scalar<uint8_t>(0), "z");
+  const ValueId q = quantized.op("QuantizeLinear", {t, scale, zero});
+  quantized.output(quantized.op("DequantizeLinear", {q, scale, zero}), "y");
+  const Model a = std::move(plain).model(), b = std::move(quantized).model();
+  Samples data({{1.25f, 2, 3}});
+  const LayerComparison result = compare_layers(a, b, data, {0});
+  REQUIRE(result.layers.size() == 1);
+  // 1.25 becomes 1.
+  CHECK(result.layers[0].sqnr_db == Approx(10 * std::log10((1.5625 + 4 + 9) / 0.0625)));
+}
+
 TEST_CASE("weights are compared through their stored form") {
   const std::vector<float> w = {1, -2, 3, 4, 5, -6};
   GraphBuilder plain, q, nbits;
