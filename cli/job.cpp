@@ -62,11 +62,22 @@ std::string participle(const std::vector<std::string>& steps) {
   return "optimized";
 }
 
+// Passes that do a step's work, as against tidying before and after it, or lifting the opset for
+// it.
+bool is_work(const PassRecord& pass, const std::vector<std::string>& steps) {
+  if (!is_among(steps, pass.step) || pass.name == "raise_opset") return false;
+  if (pass.step == "optimize") return true;
+  for (const PassDef& row : all_passes()) {
+    if (row.step == "optimize" && row.name == pass.name) return false;
+  }
+  return true;
+}
+
 // The reason that left most nodes alone.
 std::string main_reason(const PipelineResult& result, const std::vector<std::string>& steps) {
   std::map<std::string, int> reasons;
   for (const PassRecord& pass : result.passes) {
-    if (!is_among(steps, pass.step)) continue;
+    if (!is_work(pass, steps)) continue;
     for (const Skipped& skip : pass.skipped) ++reasons[skip.reason];
   }
   const auto most = std::max_element(reasons.begin(), reasons.end(),
@@ -185,9 +196,8 @@ class JobRun {
       report_.passes.push_back(std::move(row));
       explain_mode(pass);
     }
-    changed_ = std::any_of(result.passes.begin(), result.passes.end(), [&](const auto& pass) {
-      return pass.changed && is_among(steps_, pass.step);
-    });
+    changed_ = std::any_of(result.passes.begin(), result.passes.end(),
+                           [&](const auto& pass) { return pass.changed && is_work(pass, steps_); });
   }
 
   // A mode that the user did not ask for is explained.
