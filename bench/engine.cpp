@@ -148,6 +148,7 @@ double compare(const fs::path& path, const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  compress::wait_passively(argv);
   signal(SIGPIPE, SIG_IGN);
   Settings settings;
   std::vector<fs::path> models;

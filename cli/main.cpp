@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/machine.h"
 #include "compress/core/nearest.h"
+#include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "formats/file.h"
 
@@ -109,6 +110,7 @@ int guarded(int argc, char** argv) {
 }  // namespace compress
 
 int main(int argc, char** argv) {
+  compress::wait_passively(argv);
   compress::handle_signals();
   return compress::guarded(argc, argv);
 }

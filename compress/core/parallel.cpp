@@ -1,6 +1,7 @@
 #include "compress/core/parallel.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
@@ -11,17 +12,19 @@
 namespace compress {
 namespace {
 
-// Spinning waits cost more than they save as soon as two processes share the cores (measured: 3x
-// longer epochs). libgomp reads the variable when it is loaded, so a program that has not set it
-// gets passive waits from here only where this constructor runs before the first region.
-[[gnu::constructor]] void wait_passively() { setenv("OMP_WAIT_POLICY", "passive", 0); }
-
 int& requested_threads() {
   static int threads = std::max(1, omp_get_num_procs());
   return threads;
 }
 
 }  // namespace
+
+void wait_passively(char** argv) {
+  constexpr const char* kPolicy = "OMP_WAIT_POLICY";
+  if (std::getenv(kPolicy) != nullptr) return;
+  setenv(kPolicy, "passive", 0);
+  execv("/proc/self/exe", argv);
+}
 
 int thread_count() { return requested_threads(); }
 
