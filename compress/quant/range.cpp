@@ -65,6 +65,14 @@ Range percentile_range(const Statistics& s, const CalibratorOptions& options) {
   return whole(s);
 }
 
+// Exact zeros (after Relu, padding) stand out of the density around them; every quantization
+// represents them exactly, so they must not weigh in the search for a range.
+double count_without_exact_zeros(const Histogram& h, size_t bin) {
+  const int64_t count = h.counts[bin];
+  if (bin != kZeroBin) return static_cast<double>(count);
+  return static_cast<double>(std::min(count, std::max(h.counts[bin - 1], h.counts[bin + 1])));
+}
+
 // --- entropy -------------------------------------------------------------------------------------
 
 // KL(P || Q) in nats of a clipped and quantized distribution, up to its normalization: P are the
@@ -80,7 +88,7 @@ struct KlSearch {
   explicit KlSearch(const Histogram& h)
       : histogram(h), mass(kBins + 1), entropy(kBins + 1), occupied(kBins + 1) {
     for (size_t i = 0; i < kBins; ++i) {
-      const auto c = static_cast<double>(h.counts[i]);
+      const double c = count_without_exact_zeros(h, i);
       mass[i + 1] = mass[i] + c;
       entropy[i + 1] = entropy[i] + (c > 0 ? c * std::log(c) : 0);
       occupied[i + 1] = occupied[i] + (c > 0);
@@ -135,6 +143,9 @@ Range entropy_range(const Statistics& s, const CalibratorOptions& options) {
     const int high = s.max > 0 || options.symmetric
                          ? std::min(bins, static_cast<int>(std::floor(s.max / h.bin_width())) + 1)
                          : 0;
+    // With fewer bins than levels every bin has a level of its own and clipping looks free; the
+    // histogram is too coarse to judge such a range.
+    if (bins < used && static_cast<size_t>(high - low) < levels) break;
     if (high <= low) continue;
     const double kl = search.divergence(static_cast<size_t>(kZeroBin + low),
                                         static_cast<size_t>(kZeroBin + high), levels);
@@ -154,13 +165,7 @@ struct MseSearch {
   explicit MseSearch(const Histogram& h)
       : histogram(h), mass(kBins + 1), first(kBins + 1), second(kBins + 1) {
     for (size_t i = 0; i < kBins; ++i) {
-      double c = static_cast<double>(h.counts[i]);
-      if (i == kZeroBin) {
-        // Exact zeros (after Relu, padding) stand out of the density around them; every
-        // quantization represents them exactly.
-        const auto around = std::max(h.counts[i - 1], h.counts[i + 1]);
-        c = std::min(c, static_cast<double>(around));
-      }
+      const double c = count_without_exact_zeros(h, i);
       const double x = h.lower_edge(static_cast<int>(i)) + h.bin_width() / 2;
       mass[i + 1] = mass[i] + c;
       first[i + 1] = first[i] + c * x;

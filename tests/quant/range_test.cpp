@@ -1,5 +1,6 @@
 #include "compress/quant/range.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "compress/error.h"
@@ -111,6 +112,16 @@ TEST_CASE("entropy drops outliers and keeps the body") {
   const Statistics uniform = of(draw(kMany, 7, &Random::uniform));
   CHECK(range_of("entropy", uniform).max > 0.95);
   CHECK(range_of("entropy", uniform).min >= 0);
+}
+
+TEST_CASE("entropy after Relu: a spike of exact zeros does not shrink the range") {
+  std::vector<float> values = draw(kMany, 7, &Random::normal);
+  for (float& v : values) v = std::max(v, 0.0f);  // half of them exactly 0
+  const Range r = range_of("entropy", of(values));
+  CHECK(r.min == 0);
+  // Clipping below 2.5 sigma costs 8-bit levels more than it gains (mse: 3.92 sigma).
+  CHECK(r.max > 2.5);
+  CHECK(r.max <= of(values).max);
 }
 
 TEST_CASE("every calibrator stays inside of what was seen, on every kind of data") {
