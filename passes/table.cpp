@@ -77,8 +77,8 @@ const std::array kQuantizeOptions = {
               "tensor, channel or block:N: what shares one scale (default: channel; block:32 for "
               "weight-only)"},
     OptionDef{
-        "calibrator", OptionType::text, "minmax",
-        "how a range follows from statistics: minmax, moving-average, percentile, entropy, mse"},
+        "calibrator", OptionType::text, "mse",
+        "how a range follows from statistics: mse, minmax, moving-average, percentile, entropy"},
     OptionDef{"percentile", OptionType::number, "99.999",
               "share of the absolute values that --calibrator percentile keeps", "50..100"},
     OptionDef{"algorithm", OptionType::choice, "rtn", "how weights are rounded; rtn: to nearest",
