@@ -125,6 +125,7 @@ def random_feed(name, sess, seed=0):
                 else [d if isinstance(d, int) and d > 0 else 1 for d in item.shape])
         if "int" in item.type:
             feed[item.name] = (numpy.ones(dims) if "mask" in item.name
+                               else numpy.zeros(dims) if "type" in item.name
                                else numpy.full(dims, 16000) if item.name == "sr"
                                else generator.integers(0, 7, dims)).astype(
                                    numpy.int64 if "64" in item.type else numpy.int32)
