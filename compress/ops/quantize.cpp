@@ -87,21 +87,9 @@ void for_each_run(const ScaleMap& map, int64_t from, int64_t to, Body&& body) {
 }
 
 int64_t load(const TensorView& view, int64_t i) {
-  switch (view.dtype) {
-    case DType::uint8:
-      return static_cast<const uint8_t*>(view.data)[i];
-    case DType::int8:
-      return static_cast<const int8_t*>(view.data)[i];
-    case DType::uint16:
-      return static_cast<const uint16_t*>(view.data)[i];
-    case DType::int16:
-      return static_cast<const int16_t*>(view.data)[i];
-    case DType::int32:
-      return static_cast<const int32_t*>(view.data)[i];
-    default:
-      return get_packed(static_cast<const uint8_t*>(view.data), i, info(view.dtype).bits,
-                        info(view.dtype).is_signed);
-  }
+  if (!is_sub_byte(view.dtype)) return integer_at(view, i);
+  return get_packed(static_cast<const uint8_t*>(view.data), i, info(view.dtype).bits,
+                    info(view.dtype).is_signed);
 }
 
 void store(const TensorView& view, int64_t i, int32_t value) {
