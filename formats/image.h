@@ -15,9 +15,9 @@ struct Image {
   std::vector<uint8_t> pixels;
 };
 
-// JPEG, PNG or BMP, recognised by its bytes; converted to RGB as Pillow's convert("RGB") does (palette,
-// grey, 16-bit; alpha dropped; CMYK), EXIF ignored. Fails (invalid_model) on more than 100 Mpixel
-// or broken data, naming the file.
+// JPEG, PNG or BMP, recognised by its bytes; converted to RGB as Pillow's convert("RGB") does
+// (palette, grey, 16-bit; alpha dropped; CMYK), EXIF ignored. Fails (invalid_model) on more than
+// 100 Mpixel or broken data, naming the file.
 Image read_image(const std::string& path);
 
 enum class Interpolation { nearest, bilinear, bicubic };

@@ -1,4 +1,5 @@
-// Speed of every kernel variant that this CPU runs, on one thread. GOP/s counts a multiply and an add as two.
+// Speed of every kernel variant that this CPU runs, on one thread. GOP/s counts a multiply and an
+// add as two.
 #include <benchmark/benchmark.h>
 
 #include <string>

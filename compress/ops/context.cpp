@@ -15,9 +15,8 @@ bool NodeContext::has_output(int i) const {
 
 const TypeInfo& NodeContext::in(int i) const {
   static const TypeInfo none;
-  return i >= 0 && static_cast<size_t>(i) < input_types.size()
-             ? input_types[static_cast<size_t>(i)]
-             : none;
+  return i >= 0 && static_cast<size_t>(i) < input_types.size() ? input_types[static_cast<size_t>(i)]
+                                                               : none;
 }
 
 const Tensor* NodeContext::constant(int i) const {

@@ -224,31 +224,32 @@ Kernel ops::prepare_at_run(const NodeContext& context) {
 Kernel prepare_kernel(const OpDef& op, const NodeContext& given) {
   NodeContext context = given;
   infer_node(op, context);
-  return in_context([&] { return fmt::format("preparing {}", ops::label(context)); },
-                    [&] {
-                      for (int i = 0; i < static_cast<int>(context.output_types.size()); ++i) {
-      if (context.has_output(i) &&
-          context.output_types[static_cast<size_t>(i)].dtype == DType::undefined) {
-        context.invalid(fmt::format("there is no output {}", i));
-      }
-    }
-    bool contents_missing = false;  // that preparation at run time would know
-                      for (int i = 0; i < context.input_count(); ++i) {
-                        contents_missing |= context.has_input(i) && context.constant(i) == nullptr;
-                      }
-                      Kernel kernel;
-                      if (!outputs_concrete(context) && contents_missing) {
-                        kernel = ops::prepare_at_run(context);
-                      } else if (!outputs_concrete(context)) {
-      context.unsupported("the shape of an output cannot be told");
-    } else if (needs_widening(op, context)) {
-                        kernel = prepare_widened(op, context);
-                      } else {
-                        kernel = op.prepare(context);
-                      }
-                      if (kernel.name.empty()) kernel.name = reference_name(context);
-                      return kernel;
-                    });
+  return in_context(
+      [&] { return fmt::format("preparing {}", ops::label(context)); },
+      [&] {
+        for (int i = 0; i < static_cast<int>(context.output_types.size()); ++i) {
+          if (context.has_output(i) &&
+              context.output_types[static_cast<size_t>(i)].dtype == DType::undefined) {
+            context.invalid(fmt::format("there is no output {}", i));
+          }
+        }
+        bool contents_missing = false;  // that preparation at run time would know
+        for (int i = 0; i < context.input_count(); ++i) {
+          contents_missing |= context.has_input(i) && context.constant(i) == nullptr;
+        }
+        Kernel kernel;
+        if (!outputs_concrete(context) && contents_missing) {
+          kernel = ops::prepare_at_run(context);
+        } else if (!outputs_concrete(context)) {
+          context.unsupported("the shape of an output cannot be told");
+        } else if (needs_widening(op, context)) {
+          kernel = prepare_widened(op, context);
+        } else {
+          kernel = op.prepare(context);
+        }
+        if (kernel.name.empty()) kernel.name = reference_name(context);
+        return kernel;
+      });
 }
 
 }  // namespace compress

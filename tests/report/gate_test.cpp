@@ -32,7 +32,8 @@ Report example() {
   speed.data = "x";
   speed.benchmark = {50, {2, 2, 2, 2, 500}, {1, 1, 1, 1, 1000}, 2, 1.9, 2.1};
   report.speed.push_back(speed);
-  report.passes.push_back({"p", "quantize", 0.1, true, {{"n1", "too small"}, {"n2", "too small"}}, {}});
+  report.passes.push_back(
+      {"p", "quantize", 0.1, true, {{"n1", "too small"}, {"n2", "too small"}}, {}});
   return report;
 }
 
