@@ -50,7 +50,7 @@ struct PackedConvS8 {
 
   const DepthwiseS8Kernel* depthwise = nullptr;  // one channel a group; groups is then empty
   int64_t taps = 0;                              // padded to the kernel's tap_group
-  bool shares_columns = false;                   // DepthwiseS8Kernel::run_columns
+  DepthwiseS8LineFunction line = nullptr;        // takes whole lines; null: pixel by pixel
   AlignedArray<uint8_t> depthwise_weights;
   AlignedArray<int32_t> depthwise_sum;  // of the weights, a channel
 

@@ -16,8 +16,11 @@ int64_t block_channels(int64_t channels) { return std::max(channels, kDepthwiseB
 struct Layout {
   int64_t lines = 0, slots = 1;  // lines: output rows of the whole batch
   int64_t table_bytes = 0, padding_bytes = 0;
+  int64_t line_bytes = 0;     // copies of input lines, a thread
   int64_t pointer_bytes = 0;  // taps of a line, a thread
   int64_t narrow_bytes = 0;  // fewer channels than a block: copies of the taps of a pixel, a result
+
+  int64_t slot_bytes() const { return line_bytes + pointer_bytes + narrow_bytes; }
 };
 
 Layout make_layout(const PackedConvS8& weights, int64_t batch, int64_t in_h,
@@ -30,6 +33,10 @@ Layout make_layout(const PackedConvS8& weights, int64_t batch, int64_t in_h,
   layout.slots = small ? 1 : std::max<int64_t>(1, std::min<int64_t>(thread_count(), layout.lines));
   layout.table_bytes = s8_finish_bytes(p.in_channels);
   layout.padding_bytes = round_up(block_channels(p.in_channels), kAlignment);
+  if (weights.line != nullptr) {
+    layout.line_bytes = line_bytes(p, out_w);
+    return layout;
+  }
   layout.pointer_bytes =
       round_up(out_w * weights.taps * static_cast<int64_t>(sizeof(uint8_t*)), kAlignment);
   if (p.in_channels < kDepthwiseBlock) {
@@ -38,13 +45,8 @@ Layout make_layout(const PackedConvS8& weights, int64_t batch, int64_t in_h,
   return layout;
 }
 
-// Where a tap of the kernel lies among the packed ones.
-int64_t place(bool shares_columns, int64_t tap) noexcept {
-  constexpr int64_t kPlaces[9] = {0, 2, 4, 1, 3, 5, 6, 8, 10};
-  return shares_columns ? kPlaces[tap] : tap;
-}
-
-// Pointers to the taps of every pixel of an output line; places without a tap have weights of 0.
+// Pointers to the taps of every pixel of an output line; taps that pad to a group have weights of
+// 0.
 void point(const PackedConvS8& weights, const ConvS8Args& args, int64_t line, int64_t out_h,
            int64_t out_w, const uint8_t* padding, const uint8_t** taps) noexcept {
   const ConvS8Params& p = weights.params;
@@ -60,8 +62,8 @@ void point(const PackedConvS8& weights, const ConvS8Args& args, int64_t line, in
       for (int64_t kx = 0; kx < p.kernel_w; ++kx) {
         const int64_t x = ow * p.stride_w - p.pad_left + kx * p.dilation_w;
         const bool valid = inside && x >= 0 && x < args.in_w;
-        const int64_t at = place(weights.shares_columns, tap++);
-        if (valid) taps[at] = image + (y * args.in_w + x) * p.in_channels;
+        if (valid) taps[tap] = image + (y * args.in_w + x) * p.in_channels;
+        ++tap;
       }
     }
   }
@@ -97,10 +99,8 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
   const int64_t channels = p.in_channels, taps = p.kernel_h * p.kernel_w;
   const int64_t blocks = divide_up(channels, kDepthwiseBlock), group = kernel.tap_group;
   packed.depthwise = &kernel;
-  packed.shares_columns = kernel.run_columns != nullptr && channels >= kDepthwiseBlock &&
-                          p.kernel_h == 3 && p.kernel_w == 3 && p.stride_w == 1 &&
-                          p.dilation_w == 1;
-  packed.taps = packed.shares_columns ? 12 : round_up(taps, group);
+  packed.line = line_function(p, kernel);
+  packed.taps = round_up(taps, group);
   packed.depthwise_weights =
       make_aligned<uint8_t>(blocks * packed.taps * kDepthwiseBlock * kernel.weight_bytes);
   packed.depthwise_sum = make_aligned<int32_t>(round_up(channels, kDepthwiseBlock));
@@ -117,7 +117,8 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
       int32_t sum = 0;
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int8_t value = static_cast<int8_t>(data[(first + c) * taps + tap] ^ flip);
-        const int64_t to = place(packed.shares_columns, tap);
+        const int64_t to =
+            packed.line ? line_tap(p.kernel_h, tap / p.kernel_w, tap % p.kernel_w) : tap;
         const int64_t at = ((block * packed.taps + to / group * group) * kDepthwiseBlock) +
                            lane * group + to % group;
         if (kernel.weight_bytes == 2) {
@@ -136,7 +137,7 @@ size_t workspace_bytes(const PackedConvS8& weights, int64_t batch, int64_t in_h,
                        int64_t in_w) noexcept {
   const Layout layout = make_layout(weights, batch, in_h, in_w);
   return static_cast<size_t>(layout.table_bytes + layout.padding_bytes +
-                             layout.slots * (layout.pointer_bytes + layout.narrow_bytes));
+                             layout.slots * layout.slot_bytes());
 }
 
 void run(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
@@ -159,19 +160,20 @@ void run(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
   whole.finish = make_s8_finish(args.epilogue, channels, weights.depthwise_sum.get(),
                                 args.input_zero_point + (args.input_signed ? 128 : 0), memory);
   auto work = [&](int64_t slot) {
-    uint8_t* scratch =
-        padding + layout.padding_bytes + slot * (layout.pointer_bytes + layout.narrow_bytes);
+    uint8_t* scratch = padding + layout.padding_bytes + slot * layout.slot_bytes();
+    const int64_t begin = layout.lines * slot / layout.slots;
+    const int64_t end = layout.lines * (slot + 1) / layout.slots;
+    if (weights.line != nullptr) {
+      return run_lines(weights, args, whole.finish, begin, end, scratch);
+    }
     const uint8_t** taps = reinterpret_cast<const uint8_t**>(scratch);
     DepthwiseS8Run line_run = whole;
     line_run.taps_of_pixels = taps;
-    const int64_t end = layout.lines * (slot + 1) / layout.slots;
-    for (int64_t line = layout.lines * slot / layout.slots; line < end; ++line) {
+    for (int64_t line = begin; line < end; ++line) {
       point(weights, args, line, out_h, out_w, padding, taps);
       line_run.out = static_cast<uint8_t*>(args.out) + line * out_w * channels * element;
       if (channels < kDepthwiseBlock) {
         run_narrow(*weights.depthwise, line_run, channels, element, scratch + layout.pointer_bytes);
-      } else if (weights.shares_columns) {
-        weights.depthwise->run_columns(line_run);
       } else {
         weights.depthwise->run(line_run);
       }

@@ -14,8 +14,8 @@ __m256i widen(const uint8_t* p) noexcept {
   return kFlip ? _mm256_xor_si256(words, _mm256_set1_epi16(0x80)) : words;
 }
 
-int64_t block_start(const DepthwiseS8Run& p, int64_t begin) noexcept {
-  return begin + kDepthwiseBlock <= p.channels ? begin : p.channels - kDepthwiseBlock;
+int64_t block_start(int64_t channels, int64_t begin) noexcept {
+  return begin + kDepthwiseBlock <= channels ? begin : channels - kDepthwiseBlock;
 }
 
 // Sums of 16 channels as unpack instructions leave them: 0-3 and 8-11, then 4-7 and 12-15.
@@ -46,16 +46,16 @@ struct Finish {
   bool is_signed;
   void* out;
 
-  Finish(const DepthwiseS8Run& p, int64_t channel) noexcept
-      : offset(table(p.finish.offset, channel)),
-        scale(table(p.finish.scale, channel)),
-        bias(table(p.finish.float_bias, channel)),
-        lo(_mm256_set1_ps(p.finish.lo)),
-        hi(_mm256_set1_ps(p.finish.hi)),
-        zero_point(_mm256_set1_epi32(p.finish.zero_point)),
-        output(p.finish.output),
-        is_signed(p.finish.is_signed),
-        out(p.out) {}
+  Finish(const S8Finish& f, void* memory, int64_t channel) noexcept
+      : offset(table(f.offset, channel)),
+        scale(table(f.scale, channel)),
+        bias(table(f.float_bias, channel)),
+        lo(_mm256_set1_ps(f.lo)),
+        hi(_mm256_set1_ps(f.hi)),
+        zero_point(_mm256_set1_epi16(static_cast<int16_t>(f.zero_point))),
+        output(f.output),
+        is_signed(f.is_signed),
+        out(memory) {}
 
   static Sums table(const void* p, int64_t channel) noexcept {
     const int32_t* words = static_cast<const int32_t*>(p) + channel;
@@ -63,11 +63,17 @@ struct Finish {
   }
 
   void store(Sums sums, int64_t at) const noexcept {
-    sums = {_mm256_add_epi32(sums.even, offset.even), _mm256_add_epi32(sums.odd, offset.odd)};
+    store_sums({_mm256_add_epi32(sums.even, offset.even), _mm256_add_epi32(sums.odd, offset.odd)},
+               at);
+  }
+
+  // What has the offset in it.
+  void store_sums(Sums sums, int64_t at) const noexcept {
     if (output == S8Output::quantized) {
-      const __m256i even = quantize(sums.even, _mm256_castsi256_ps(scale.even), lo, hi, zero_point);
-      const __m256i odd = quantize(sums.odd, _mm256_castsi256_ps(scale.odd), lo, hi, zero_point);
-      const __m256i words = _mm256_packs_epi32(even, odd);  // channels 0 to 15
+      const __m256i even = rounded(sums.even, _mm256_castsi256_ps(scale.even), lo, hi);
+      const __m256i odd = rounded(sums.odd, _mm256_castsi256_ps(scale.odd), lo, hi);
+      // Channels 0 to 15; within 255 of 0, so that 16 bits hold them with their zero point.
+      const __m256i words = _mm256_add_epi16(_mm256_packs_epi32(even, odd), zero_point);
       const __m128i left = _mm256_castsi256_si128(words);
       const __m128i right = _mm256_extracti128_si256(words, 1);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint8_t*>(out) + at),
@@ -93,54 +99,142 @@ void run_taps(const DepthwiseS8Run& p) noexcept {
     const uint8_t* const* taps = p.taps_of_pixels + pixel * p.taps;
     const __m256i* weights = static_cast<const __m256i*>(p.weights);
     for (int64_t begin = 0; begin < p.channels; begin += kDepthwiseBlock) {
-      const int64_t channel = block_start(p, begin);
+      const int64_t channel = block_start(p.channels, begin);
       Sums sums = {_mm256_setzero_si256(), _mm256_setzero_si256()};
       for (int64_t tap = 0; tap < p.taps; tap += 2, weights += 2) {
         const Sums pairs =
             interleave(widen<kFlip>(taps[tap] + channel), widen<kFlip>(taps[tap + 1] + channel));
         sums = add_madd(sums, pairs, weights);
       }
-      Finish(p, channel).store(sums, pixel * p.channels + channel);
+      Finish(p.finish, p.out, channel).store(sums, pixel * p.channels + channel);
     }
   }
 }
 
-// 3 x 3, along the line: each column of inputs is widened and interleaved once, and added to the
-// three pixels that it touches.
-template <bool kFlip>
-void columns(const DepthwiseS8Run& p) noexcept {
-  constexpr int64_t kTaps = 12;
-  const __m256i zero = _mm256_setzero_si256();
+// acc += pair * weights; one statement, for the reason in gemm_s8_avx2.cpp.
+inline __attribute__((always_inline)) void add_pair(__m256i& acc, __m256i pair,
+                                                    const __m256i& weights) noexcept {
+  __m256i product;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(acc), "=&x"(product)
+          : "x"(pair), "m"(weights));
+}
+
+// kTile neighbouring pixels of a block of channels: what a column of inputs gives is widened and
+// interleaved once and added to every pixel that it touches. The lowest row of the kernel is
+// without a partner; its taps are paired along x, with the weight beyond the kernel 0.
+template <int kSize, int kStride, int kTile>
+struct LineTile {
+  static constexpr int kColumns = (kTile - 1) * kStride + kSize;
+  static constexpr int kPairs = kSize / 2;  // of rows
+
+  const __m256i* weights;
+  Sums acc[kTile];
+  __m256i bottom;
+
+  template <int kColumn, int kPixel>
+  __attribute__((always_inline)) void add(Sums pair, int row_pair) noexcept {
+    constexpr int kTap = kColumn - kPixel * kStride;
+    if constexpr (kTap >= 0 && kTap < kSize) {
+      const __m256i* w = weights + (kTap * kPairs + row_pair) * 2;
+      add_pair(acc[kPixel].even, pair.even, w[0]);
+      add_pair(acc[kPixel].odd, pair.odd, w[1]);
+    }
+    if constexpr (kPixel + 1 < kTile) add<kColumn, kPixel + 1>(pair, row_pair);
+  }
+
+  static constexpr bool starts_pair(int column, int pixel) {
+    const int tap = column - pixel * kStride;
+    return tap >= 0 && tap < kSize && tap % 2 == 0;
+  }
+  static constexpr bool starts_pair(int column) {
+    for (int pixel = 0; pixel < kTile; ++pixel) {
+      if (starts_pair(column, pixel)) return true;
+    }
+    return false;
+  }
+
+  template <int kColumn, int kPixel>
+  __attribute__((always_inline)) void add_bottom(Sums pair) noexcept {
+    if constexpr (starts_pair(kColumn, kPixel)) {
+      constexpr int kTap = kColumn - kPixel * kStride;
+      const __m256i* w = weights + (kSize * kPairs + kTap / 2) * 2;
+      add_pair(acc[kPixel].even, pair.even, w[0]);
+      add_pair(acc[kPixel].odd, pair.odd, w[1]);
+    }
+    if constexpr (kPixel + 1 < kTile) add_bottom<kColumn, kPixel + 1>(pair);
+  }
+
+  template <int kColumn>
+  __attribute__((always_inline)) void column(const uint8_t* const* rows, int64_t at,
+                                             int64_t step) noexcept {
+    const Sums first = interleave(widen<false>(rows[0] + at), widen<false>(rows[1] + at));
+    add<kColumn, 0>(first, 0);
+    if constexpr (kPairs > 1) {
+      const Sums second = interleave(widen<false>(rows[2] + at), widen<false>(rows[3] + at));
+      add<kColumn, 0>(second, 1);
+    }
+    const uint8_t* last = rows[kSize - 1] + at;
+    if constexpr (kColumn == 0) bottom = widen<false>(last);
+    __m256i next = bottom;
+    if constexpr (kColumn + 1 < kColumns) next = widen<false>(last + step);
+    if constexpr (starts_pair(kColumn)) add_bottom<kColumn, 0>(interleave(bottom, next));
+    bottom = next;
+    if constexpr (kColumn + 1 < kColumns) column<kColumn + 1>(rows, at + step, step);
+  }
+};
+
+template <int kSize, int kStride, int kTile>
+void line_tile(const DepthwiseS8Line& p, const Finish& finish, const __m256i* weights,
+               int64_t pixel, int64_t channel) noexcept {
+  LineTile<kSize, kStride, kTile> tile;
+  tile.weights = weights;
+  for (int i = 0; i < kTile; ++i) tile.acc[i] = finish.offset;
+  const uint8_t* rows[kSize];
+  for (int i = 0; i < kSize; ++i) rows[i] = p.rows[i];
+  tile.template column<0>(rows, pixel * kStride * p.channels + channel, p.channels);
+  for (int i = 0; i < kTile; ++i) {
+    finish.store_sums(tile.acc[i], (pixel + i) * p.channels + channel);
+  }
+}
+
+// Tiles of four pixels and three; what is left overlaps them.
+template <int kSize, int kStride>
+void run_line(const DepthwiseS8Line& p) noexcept {
   const __m256i* weights = static_cast<const __m256i*>(p.weights);
-  for (int64_t begin = 0; begin < p.channels; begin += kDepthwiseBlock, weights += kTaps) {
-    const int64_t channel = block_start(p, begin);
-    const Finish finish(p, channel);
-    Sums last = {zero, zero}, before_last = last;  // pixels that wait for columns
-    for (int64_t column = 0; column < p.pixels + 2; ++column) {
-      const int64_t beyond = column < p.pixels ? 0 : column - p.pixels + 1;
-      const uint8_t* const* taps = p.taps_of_pixels + (column - beyond) * kTaps;
-      const __m256i top = widen<kFlip>(taps[2 * beyond] + channel);
-      const __m256i middle = widen<kFlip>(taps[2 * beyond + 1] + channel);
-      const __m256i bottom = widen<kFlip>(taps[2 * beyond + 6] + channel);
-      const Sums upper = interleave(top, middle), lower = interleave(bottom, zero);
-      if (column >= 2) {
-        const Sums done = add_madd(add_madd(before_last, upper, weights + 4), lower, weights + 10);
-        finish.store(done, (column - 2) * p.channels + channel);
+  constexpr int64_t kWeights = (kSize * kSize + 1) / 2 * 2;
+  for (int64_t begin = 0; begin < p.channels; begin += kDepthwiseBlock, weights += kWeights) {
+    const int64_t channel = block_start(p.channels, begin);
+    const Finish finish(p.finish, p.out, channel);
+    int64_t pixel = 0;
+    for (int64_t rest = p.pixels; rest > 0; rest = p.pixels - pixel) {
+      if (rest > 6 || rest == 4) {
+        line_tile<kSize, kStride, 4>(p, finish, weights, pixel, channel);
+        pixel += 4;
+      } else if (p.pixels >= 3) {
+        pixel = rest < 3 ? p.pixels - 3 : pixel;
+        line_tile<kSize, kStride, 3>(p, finish, weights, pixel, channel);
+        pixel += 3;
+      } else {
+        line_tile<kSize, kStride, 1>(p, finish, weights, pixel, channel);
+        pixel += 1;
       }
-      before_last = add_madd(add_madd(last, upper, weights + 2), lower, weights + 8);
-      last = add_madd(add_madd({zero, zero}, upper, weights), lower, weights + 6);
     }
   }
+}
+
+DepthwiseS8LineFunction line(int64_t size, int64_t stride) noexcept {
+  if (size == 3 && stride == 1) return run_line<3, 1>;
+  if (size == 3 && stride == 2) return run_line<3, 2>;
+  if (size == 5 && stride == 1) return run_line<5, 1>;
+  if (size == 5 && stride == 2) return run_line<5, 2>;
+  return nullptr;
 }
 
 void run(const DepthwiseS8Run& p) noexcept { p.flip != 0 ? run_taps<true>(p) : run_taps<false>(p); }
-void run_columns(const DepthwiseS8Run& p) noexcept {
-  p.flip != 0 ? columns<true>(p) : columns<false>(p);
-}
 
 }  // namespace
 
-const DepthwiseS8Kernel kDepthwiseS8Avx2 = {"depthwise_s8_avx2", Isa::avx2, 2, 2, true, run,
-                                            run_columns};
+const DepthwiseS8Kernel kDepthwiseS8Avx2 = {"depthwise_s8_avx2", Isa::avx2, 2, 2, true, run, line};
 
 }  // namespace compress::kernels

@@ -10,4 +10,14 @@ size_t workspace_bytes(const PackedConvS8& weights, int64_t batch, int64_t in_h,
                        int64_t in_w) noexcept;
 void run(const PackedConvS8& weights, const ConvS8Args& args) noexcept;
 
+// depthwise_s8_lines.cpp: output line by output line where the kernel has a function for that.
+DepthwiseS8LineFunction line_function(const ConvS8Params& params, const DepthwiseS8Kernel& kernel);
+// Where a line function wants a tap: columns of the kernel one after the other, their taps in pairs
+// downwards; the lowest row of the kernel comes last, in pairs along x.
+int64_t line_tap(int64_t size, int64_t ky, int64_t kx);
+int64_t line_bytes(const ConvS8Params& params, int64_t out_w);  // scratch memory of a thread
+// Output lines [begin, end) of the batch.
+void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Finish& finish,
+               int64_t begin, int64_t end, uint8_t* scratch) noexcept;
+
 }  // namespace compress::kernels::depthwise_s8_detail

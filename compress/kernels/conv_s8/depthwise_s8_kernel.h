@@ -26,6 +26,21 @@ struct DepthwiseS8Run {
   void* out;            // pixels `channels` elements apart
 };
 
+inline constexpr int64_t kDepthwiseLineTaps = 5;  // of a kernel of `line`, in each direction
+
+// One output line of a square kernel without dilation along x, from padded copies of its input
+// lines. REQUIRES channels >= 16.
+struct DepthwiseS8Line {
+  const uint8_t* rows[kDepthwiseLineTaps];  // u8, at the leftmost tap of the first pixel
+  int64_t pixels;
+  int64_t channels;
+  const void* weights;  // as for DepthwiseS8Run, taps in the order of line_tap()
+  S8Finish finish;
+  void* out;
+};
+
+using DepthwiseS8LineFunction = void (*)(const DepthwiseS8Line& line) noexcept;
+
 struct DepthwiseS8Kernel {
   const char* name;
   Isa isa;
@@ -35,10 +50,9 @@ struct DepthwiseS8Kernel {
   // instructions of AVX2 do.
   bool swap_middle;
   void (*run)(const DepthwiseS8Run& run) noexcept;
-  // Null, or a faster one for 3 x 3 where neighbouring pixels share two columns of taps (stride and
-  // dilation 1 along x). Taps 3 * ky + kx are then 0 3 1 4 2 5,
-  // 6 - 7 - 8 -, where - has none.
-  void (*run_columns)(const DepthwiseS8Run& run) noexcept;
+  // Null, or null for what it lacks: a function for kernels of `size` x `size` taps. Odd sizes
+  // only, and tap_group 2.
+  DepthwiseS8LineFunction (*line)(int64_t size, int64_t stride) noexcept;
 };
 
 extern const DepthwiseS8Kernel kDepthwiseS8Ref;

@@ -41,11 +41,15 @@ namespace {
   for (int64_t i = 0; i < count; ++i) out[i] = buffer[i];
 }
 
+// The quantized value less its zero point.
+[[maybe_unused]] inline __m256i rounded(__m256i acc, __m256 scale, __m256 lo, __m256 hi) noexcept {
+  const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
+  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(scaled, lo), hi));
+}
+
 [[maybe_unused]] inline __m256i quantize(__m256i acc, __m256 scale, __m256 lo, __m256 hi,
                                          __m256i zero_point) noexcept {
-  const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
-  const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, lo), hi);
-  return _mm256_add_epi32(_mm256_cvtps_epi32(clamped), zero_point);
+  return _mm256_add_epi32(rounded(acc, scale, lo, hi), zero_point);
 }
 
 }  // namespace

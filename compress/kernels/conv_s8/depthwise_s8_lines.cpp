@@ -1,0 +1,101 @@
+#include <algorithm>
+#include <cstring>
+
+#include "compress/kernels/conv_s8/depthwise_s8_driver.h"
+
+namespace compress::kernels::depthwise_s8_detail {
+namespace {
+
+void copy_flipped(const uint8_t* from, uint8_t flip, int64_t count, uint8_t* to) noexcept {
+  if (flip == 0) {
+    std::memcpy(to, from, static_cast<size_t>(count));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ flip;
+}
+
+int64_t padded_columns(const ConvS8Params& p, int64_t out_w) {
+  return (out_w - 1) * p.stride_w + p.kernel_w;
+}
+
+// The last input lines, each with its padding: a line serves several output lines and is copied
+// once. One more of zero points stands for every line outside the image.
+struct Ring {
+  const ConvS8Params& p;
+  const ConvS8Args& args;
+  int64_t columns;
+  int64_t line_bytes;
+  uint8_t flip;
+  uint8_t* lines;
+  int64_t held[kDepthwiseLineTaps] = {-1, -1, -1, -1, -1};
+
+  Ring(const ConvS8Params& params, const ConvS8Args& arguments, uint8_t* scratch) noexcept
+      : p(params),
+        args(arguments),
+        columns(padded_columns(params, params.out_w(arguments.in_w))),
+        line_bytes(round_up(columns * params.in_channels, kAlignment)),
+        flip(arguments.input_signed ? 0x80 : 0),
+        lines(scratch) {
+    fill(blank(), columns);
+  }
+
+  uint8_t* blank() const noexcept { return lines + p.kernel_h * line_bytes; }
+
+  void fill(uint8_t* at, int64_t count) const noexcept {
+    const uint8_t zero = static_cast<uint8_t>(args.input_zero_point) ^ flip;
+    std::memset(at, zero, static_cast<size_t>(count * p.in_channels));
+  }
+
+  // Line y of image n, from column -pad_left on.
+  const uint8_t* line(int64_t n, int64_t y) noexcept {
+    if (y < 0 || y >= args.in_h) return blank();
+    const int64_t wanted = n * args.in_h + y, slot = y % p.kernel_h;
+    uint8_t* to = lines + slot * line_bytes;
+    if (held[slot] == wanted) return to;
+    held[slot] = wanted;
+    const int64_t left = std::min(p.pad_left, columns);
+    const int64_t inside = std::clamp<int64_t>(columns - left, 0, args.in_w);
+    fill(to, left);
+    copy_flipped(static_cast<const uint8_t*>(args.input) + wanted * args.in_w * p.in_channels, flip,
+                 inside * p.in_channels, to + left * p.in_channels);
+    fill(to + (left + inside) * p.in_channels, columns - left - inside);
+    return to;
+  }
+};
+
+}  // namespace
+
+DepthwiseS8LineFunction line_function(const ConvS8Params& p, const DepthwiseS8Kernel& kernel) {
+  const bool fits = p.in_channels >= kDepthwiseBlock && p.kernel_h == p.kernel_w &&
+                    p.kernel_h <= kDepthwiseLineTaps && p.dilation_h == 1 && p.dilation_w == 1;
+  return fits && kernel.line != nullptr ? kernel.line(p.kernel_h, p.stride_w) : nullptr;
+}
+
+int64_t line_tap(int64_t size, int64_t ky, int64_t kx) {
+  return ky < size - 1 ? kx * (size - 1) + ky : size * (size - 1) + kx;
+}
+
+int64_t line_bytes(const ConvS8Params& p, int64_t out_w) {
+  return (p.kernel_h + 1) * round_up(padded_columns(p, out_w) * p.in_channels, kAlignment);
+}
+
+void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Finish& finish,
+               int64_t begin, int64_t end, uint8_t* scratch) noexcept {
+  const ConvS8Params& p = weights.params;
+  const int64_t out_h = p.out_h(args.in_h), out_w = p.out_w(args.in_w);
+  const int64_t element = args.epilogue.output == S8Output::quantized ? 1 : 4;
+  Ring ring(p, args, scratch);
+  DepthwiseS8Line line{};
+  line.pixels = out_w;
+  line.channels = p.in_channels;
+  line.weights = weights.depthwise_weights.get();
+  line.finish = finish;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t top = i % out_h * p.stride_h - p.pad_top;
+    for (int64_t ky = 0; ky < p.kernel_h; ++ky) line.rows[ky] = ring.line(i / out_h, top + ky);
+    line.out = static_cast<uint8_t*>(args.out) + i * out_w * p.in_channels * element;
+    weights.line(line);
+  }
+}
+
+}  // namespace compress::kernels::depthwise_s8_detail
