@@ -190,20 +190,36 @@ TEST_CASE("conv_s8: depthwise") {
   }
 }
 
-TEST_CASE("conv_s8: depthwise 3 x 3 with shared columns") {
+TEST_CASE("conv_s8: depthwise by whole lines") {
   Random random(26);
-  for (const int64_t channels : {15, 16, 17, 40}) {
-    for (int i = 0; i < 8; ++i) {
-      Problem problem;
-      problem.p = {channels, channels, channels, 3, 3, i % 3 + 1, 1, i % 2 + 1, 1};
-      problem.p.pad_top = i % 3, problem.p.pad_bottom = 1;
-      problem.p.pad_left = random.integer(0, 2), problem.p.pad_right = random.integer(0, 2);
-      problem.batch = 2, problem.in_h = 7, problem.in_w = 3 + i;
-      problem.x_signed = i % 2 == 1, problem.w_signed = true, problem.w_zero_points = 0;
-      problem.fill(random);
-      check(problem, i % 4 == 0);
+  for (const int64_t size : {3, 5}) {
+    for (const int64_t stride : {1, 2}) {
+      for (const int64_t channels : {15, 16, 17, 40}) {
+        for (int64_t i = 0; i < 8; ++i) {  // widths with every rest of the tiles
+          Problem problem;
+          problem.p = {channels, channels, channels, size, size, i % 3 + 1, stride, 1, 1};
+          problem.p.pad_top = i % 3, problem.p.pad_bottom = random.integer(0, 3);
+          problem.p.pad_left = random.integer(0, 3), problem.p.pad_right = random.integer(0, 3);
+          problem.batch = 2, problem.in_h = size + 3, problem.in_w = size + (i + 1) * stride;
+          problem.x_signed = i % 2 == 1, problem.w_signed = true, problem.w_zero_points = 0;
+          problem.fill(random);
+          if (i < 4) problem.x_zero = byte_value(i < 2 ? 0 : 255, problem.x_signed);
+          if (i == 7) std::fill(problem.w.begin(), problem.w.end(), uint8_t{0x80});
+          check(problem, i % 4 == 0);
+          const DepthwiseS8Kernel& kernel = kDepthwiseS8Avx2;
+          const ConvS8Weights weights{problem.w.data()};
+          CHECK((pack_conv_s8(problem.p, weights, kGemmS8Avx2, kernel).line != nullptr) ==
+                (channels >= 16));
+        }
+      }
     }
   }
+  Problem narrow;  // an image narrower than its padding, and wider steps than a tile
+  narrow.p = {20, 20, 20, 5, 5, 1, 1, 1, 1, 6, 6, 6, 6};
+  narrow.batch = 1, narrow.in_h = 2, narrow.in_w = 1;
+  narrow.x_signed = false, narrow.w_signed = true, narrow.w_zero_points = 0;
+  narrow.fill(random);
+  check(narrow, false);
 }
 
 TEST_CASE("conv_s8: usual layers") {
