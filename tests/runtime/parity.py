@@ -2,9 +2,12 @@
 
     python tests/runtime/parity.py --tool build/bin/run_model --shared DIR [--only NAME] [--no-lower]
 
-For each output: max |ours - theirs| <= tolerance * max(max |theirs|, 1e-3). A quantized model is held
-to an SQNR of 20 dB instead: where a convolution's float sums differ by 1e-7, values that lie at the
-middle between two steps fall to the other side, and one step of the output is 2.5 % of its maximum.
+For each output: max |ours - theirs| <= tolerance * max(max |theirs|, 1e-3). A quantized model is
+compared with ONNX Runtime's plain graph (with its optimisations on it differs from itself by up to a
+quarter of the maximum). Op by op our convolutions add up in ONNX Runtime's order, so that the usual kind
+of bound holds. Lowered, sums differ by 1e-7, values in the middle between two steps fall to the other
+side, and every later layer makes more of it: there the SQNR is at least 20 dB, and the arg-max is the
+same wherever ONNX Runtime's two highest are over two output steps apart.
 Exits 1 where one fails.
 """
 
@@ -81,7 +84,7 @@ CASES = {
     "ultraface_rfb": [{"input": image(1, 3, 240, 320)}],
     "yunet_n_dynamic": [{"input": 60 * image(1, 3, 64, 96)}, {"input": 60 * image(2, 3, 160, 128)}],
 }
-TOLERANCE = {"squeezenet_fp16": 2e-2}
+TOLERANCE = {"squeezenet_fp16": 2e-2, "mobilenet_v2_qdq": 2e-2}
 QUANTIZED = {"mobilenet_v2_qdq"}
 MIN_SQNR = 20.0
 
@@ -97,6 +100,14 @@ def theirs(path, feeds, plain):
     return dict(zip(names, session.run(names, feeds)))
 
 
+def same_top(expected, actual):
+    """Rows [n, classes] whose two highest are over two steps apart have the same arg-max."""
+    step = np.diff(np.unique(expected)).min()  # values of one scale are whole steps apart
+    highest = np.sort(expected, axis=1)
+    clear = highest[:, -1] - highest[:, -2] > 2 * step
+    return bool((expected.argmax(1) == actual.argmax(1))[clear].all())
+
+
 def compare(name, feeds, args, folder):
     path = os.path.join(args.shared, "models", name + ".onnx")
     quantized = name in QUANTIZED
@@ -110,7 +121,7 @@ def compare(name, feeds, args, folder):
     if done.returncode != 0:
         return False, done.stderr.strip() or f"exit {done.returncode}"
     tolerance = TOLERANCE.get(name, 1e-4)
-    worst, sqnr = 0.0, np.inf
+    worst, sqnr, same = 0.0, np.inf, True
     with np.load(out) as ours:
         for key, value in expected.items():
             if ours[key].shape != value.shape or ours[key].dtype != value.dtype:
@@ -119,8 +130,10 @@ def compare(name, feeds, args, folder):
             error = np.abs(ours[key].astype(np.float64) - value)
             worst = max(worst, error.max() / max(np.abs(value).max(), 1e-3))
             sqnr = min(sqnr, 10 * np.log10((value**2).sum() / max((error**2).sum(), 1e-30)))
-    if quantized:
-        return bool(sqnr >= MIN_SQNR), f"{sqnr:.1f} dB of {MIN_SQNR:.0f}, {worst:.2e} of the maximum"
+            same = same and (not quantized or same_top(value, ours[key]))
+    if quantized and not args.no_lower:
+        text = f"{sqnr:.1f} dB of {MIN_SQNR:.0f}, arg-max {'the same' if same else 'OTHER'}"
+        return bool(sqnr >= MIN_SQNR and same), text
     return bool(worst <= tolerance), f"{worst:.2e} of {tolerance:.0e}"
 
 
