@@ -57,37 +57,81 @@ struct Gather {
   bool whole_rows;
   uint8_t flip;
 
-  int64_t packed_segment() const { return weights.segment_padded * weights.kernel->a_bytes; }
+  // Output pixels from `first` on, line by line.
+  void operator()(int64_t first, GemmS8Rows rows, uint8_t* extra) const noexcept {
+    rows.flip = flip;
+    int64_t ow = first % out_w, line = first / out_w;
+    for (int64_t left = rows.count; left > 0; left -= rows.count, ow = 0, ++line) {
+      rows.count = std::min(left, out_w - ow);
+      pack_line(line / out_h, line % out_h, ow, rows, extra);
+      rows.packed += rows.count * rows.packed_stride;
+      if (rows.sums != nullptr) rows.sums += rows.count;
+    }
+  }
 
-  void operator()(int64_t row, uint8_t* packed, int32_t* sum, uint8_t* extra) const noexcept {
-    const int64_t ow = row % out_w, oh = row / out_w % out_h, n = row / out_w / out_h;
-    const int64_t x = ow * p.stride_w - p.pad_left;
+  // Neighbouring pixels of one output line, segment by segment.
+  void pack_line(int64_t n, int64_t oh, int64_t ow, GemmS8Rows rows,
+                 uint8_t* extra) const noexcept {
     for (int64_t ky = 0; ky < p.kernel_h; ++ky) {
       const int64_t y = oh * p.stride_h - p.pad_top + ky * p.dilation_h;
       const bool inside = y >= 0 && y < args.in_h;
       const uint8_t* line = input + (n * args.in_h + y) * args.in_w * p.in_channels;
-      if (whole_rows) {
-        const uint8_t* source = inside ? kernel_row(line, x, extra) : padding;
-        pack(source, packed, sum);
-        packed += packed_segment();
-        continue;
-      }
-      for (int64_t kx = 0; kx < p.kernel_w; ++kx) {
-        const int64_t column = x + kx * p.dilation_w;
-        const bool valid = inside && column >= 0 && column < args.in_w;
-        pack(valid ? line + column * p.in_channels : padding, packed, sum);
-        packed += packed_segment();
+      for (int64_t kx = 0; kx < (whole_rows ? 1 : p.kernel_w); ++kx) {
+        if (inside) {
+          pack_segment(line, ow * p.stride_w - p.pad_left + kx * p.dilation_w, rows, extra);
+        } else {
+          pack_padding(rows, rows.count);
+        }
+        rows.packed += weights.segment_padded * weights.kernel->a_bytes;
       }
     }
   }
 
-  void pack(const uint8_t* source, uint8_t* packed, int32_t* sum) const noexcept {
-    weights.kernel->pack_row(source, weights.segment_length, flip, packed, sum);
+  // One segment of each row: input columns from x on, stride_w further with every row.
+  void pack_segment(const uint8_t* line, int64_t x, GemmS8Rows rows,
+                    uint8_t* extra) const noexcept {
+    const int64_t width = whole_rows ? p.kernel_w : 1;
+    // Rows before `begin` start left of the image, rows from `end` on end right of it.
+    const int64_t begin = std::min(divide_up(std::max<int64_t>(-x, 0), p.stride_w), rows.count);
+    const int64_t room = args.in_w - width - x;
+    const int64_t end = room < 0 ? begin : std::clamp(room / p.stride_w + 1, begin, rows.count);
+    pack_edge(line, x, rows, begin, extra);
+    advance(rows, begin);
+    rows.source = line + (x + begin * p.stride_w) * p.in_channels;
+    rows.source_stride = p.stride_w * p.in_channels;
+    const int64_t beyond = rows.count - end;
+    rows.count = end - begin;
+    if (rows.count > 0) weights.kernel->pack_rows(rows);
+    advance(rows, rows.count);
+    pack_edge(line, x + end * p.stride_w, rows, beyond, extra);
   }
 
-  // kernel_w neighbouring pixels from x on; across the edge they are put together in `extra`.
-  const uint8_t* kernel_row(const uint8_t* line, int64_t x, uint8_t* extra) const noexcept {
-    if (x >= 0 && x + p.kernel_w <= args.in_w) return line + x * p.in_channels;
+  static void advance(GemmS8Rows& rows, int64_t count) noexcept {
+    rows.packed += count * rows.packed_stride;
+    if (rows.sums != nullptr) rows.sums += count;
+  }
+
+  // `count` rows that reach beyond the image.
+  void pack_edge(const uint8_t* line, int64_t x, GemmS8Rows rows, int64_t count,
+                 uint8_t* extra) const noexcept {
+    if (!whole_rows) return pack_padding(rows, count);
+    rows.count = 1;
+    for (int64_t i = 0; i < count; ++i, x += p.stride_w) {
+      rows.source = edge_row(line, x, extra);
+      weights.kernel->pack_rows(rows);
+      advance(rows, 1);
+    }
+  }
+
+  void pack_padding(GemmS8Rows rows, int64_t count) const noexcept {
+    rows.source = padding;
+    rows.source_stride = 0;
+    rows.count = count;
+    weights.kernel->pack_rows(rows);
+  }
+
+  // kernel_w neighbouring pixels from x on, put together in `extra`.
+  const uint8_t* edge_row(const uint8_t* line, int64_t x, uint8_t* extra) const noexcept {
     const int64_t first = std::clamp<int64_t>(-x, 0, p.kernel_w);
     const int64_t last = std::clamp<int64_t>(args.in_w - x, first, p.kernel_w);
     std::memcpy(extra, padding, static_cast<size_t>(weights.segment_length));

@@ -133,8 +133,11 @@ void gemm_s8(const PackedGemmS8& weights, const GemmS8Args& args) noexcept {
   const uint8_t* a = static_cast<const uint8_t*>(args.a);
   gemm_s8_detail::run(weights, gemm_s8_detail::make_plan(weights, args.m), args.m, args.epilogue,
                       zero_point, args.out, args.ldc, args.workspace,
-                      [&](int64_t row, uint8_t* packed, int32_t* sum, uint8_t*) {
-                        weights.kernel->pack_row(a + row * args.lda, weights.k, flip, packed, sum);
+                      [&](int64_t row, GemmS8Rows rows, uint8_t*) {
+                        rows.source = a + row * args.lda;
+                        rows.source_stride = args.lda;
+                        rows.flip = flip;
+                        weights.kernel->pack_rows(rows);
                       });
 }
 

@@ -12,38 +12,43 @@ namespace {
 
 constexpr int64_t kRows = 6;
 
-void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* packed,
-              int32_t* sum) noexcept {
+__m256i widen16(const uint8_t* p) noexcept {
+  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+__m128i widen8(const uint8_t* p) noexcept {
+  return _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+
+// The last 16 values, or the last 8, overlap the ones before where `length` is no multiple.
+inline void pack_row(const uint8_t* source, int64_t length, uint8_t flip,
+                     uint8_t* packed) noexcept {
   const __m256i flips = _mm256_set1_epi16(flip);
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sums = _mm256_setzero_si256();
-  int64_t k = 0;
-  for (; k + 16 <= length; k += 16) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + k));
-    const __m256i wide = _mm256_xor_si256(_mm256_cvtepu8_epi16(bytes), flips);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(packed + 2 * k), wide);
-    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(wide, ones));
-  }
   uint16_t* out = reinterpret_cast<uint16_t*>(packed);
-  if (sum == nullptr && length >= 8) {
-    for (; k < length; k += 8) {  // the last eight overlap: a kernel row of three channels is short
-      const int64_t at = k + 8 <= length ? k : length - 8;
-      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source + at));
-      const __m128i wide = _mm_xor_si128(_mm_cvtepu8_epi16(bytes), _mm256_castsi256_si128(flips));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + at), wide);
-    }
-  }
-  int32_t rest = 0;
-  for (; k < length; ++k) {
-    out[k] = source[k] ^ flip;
-    rest += out[k];
-  }
   if (length % 2 != 0) out[length] = 0;
-  if (sum != nullptr) {
-    alignas(32) int32_t lanes[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums);
-    for (int32_t lane : lanes) rest += lane;
-    *sum += rest;
+  const int64_t width = length >= 16 ? 16 : 8;
+  for (int64_t k = 0; length >= 16 && k < length; k += width) {
+    const int64_t at = k + width <= length ? k : length - width;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + at),
+                        _mm256_xor_si256(widen16(source + at), flips));
+  }
+  if (length >= 16) return;
+  if (length >= 8) {
+    const __m128i narrow = _mm256_castsi256_si128(flips);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(widen8(source), narrow));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + length - 8),
+                     _mm_xor_si128(widen8(source + length - 8), narrow));
+    return;
+  }
+  for (int64_t k = 0; k < length; ++k) out[k] = source[k] ^ flip;
+}
+void pack_rows(const GemmS8Rows& p) noexcept {
+  for (int64_t row = 0; row < p.count; ++row) {
+    uint8_t* packed = p.packed + row * p.packed_stride;
+    pack_row(p.source + row * p.source_stride, p.length, p.flip, packed);
+    if (p.sums == nullptr) continue;
+    int32_t sum = 0;
+    for (int64_t k = 0; k < p.length; ++k) sum += reinterpret_cast<const uint16_t*>(packed)[k];
+    p.sums[row] += sum;
   }
 }
 
@@ -51,54 +56,86 @@ struct Columns {
   __m256i low, high;
 };
 
-// Rows [row, row + count) of the panel at `column`.
-void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t count,
-            int64_t column) noexcept {
-  const int64_t width = p.columns - column < kS8PanelColumns ? p.columns - column : kS8PanelColumns;
-  const __m256i offset_low = load(p.finish.offset + column),
-                offset_high = load(p.finish.offset + column + 8);
-  for (int64_t r = 0; r < count; ++r) {
-    acc[r].low = _mm256_add_epi32(acc[r].low, offset_low);
-    acc[r].high = _mm256_add_epi32(acc[r].high, offset_high);
+// Bytes of `width` columns, 8 at least written at once where there are as many.
+inline void store_part(__m128i bytes, uint8_t* out, int64_t width) noexcept {
+  alignas(16) uint8_t buffer[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(buffer), bytes);
+  int64_t i = 0;
+  if (width >= 8) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), bytes);
+    i = 8;
   }
+  for (; i < width; ++i) out[i] = buffer[i];
+}
+
+// Two rows at a time: the 32 bytes need one permutation.
+template <int kCount>
+void finish_quantized(const GemmS8Block& p, const Columns* acc, int64_t row, int64_t width,
+                      int64_t column) noexcept {
+  const __m256 scale_low = _mm256_loadu_ps(p.finish.scale + column);
+  const __m256 scale_high = _mm256_loadu_ps(p.finish.scale + column + 8);
+  const __m256 lo = _mm256_set1_ps(p.finish.lo), hi = _mm256_set1_ps(p.finish.hi);
+  const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(p.finish.zero_point));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const bool is_signed = p.finish.is_signed;
+  const int64_t ldc = p.ldc;
+  uint8_t* out = static_cast<uint8_t*>(p.out) + row * ldc + column;
+#pragma GCC unroll 3
+  for (int r = 0; r < kCount; r += 2, out += 2 * ldc) {
+    const int other = r + 1 < kCount ? r + 1 : r;
+    // Within 255 of 0, so that 16 bits hold them with their zero point.
+    const __m256i first =
+        _mm256_add_epi16(_mm256_packs_epi32(rounded(acc[r].low, scale_low, lo, hi),
+                                            rounded(acc[r].high, scale_high, lo, hi)),
+                         zero_point);
+    const __m256i second =
+        _mm256_add_epi16(_mm256_packs_epi32(rounded(acc[other].low, scale_low, lo, hi),
+                                            rounded(acc[other].high, scale_high, lo, hi)),
+                         zero_point);
+    const __m256i mixed =
+        is_signed ? _mm256_packs_epi16(first, second) : _mm256_packus_epi16(first, second);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, order);
+    const __m128i top = _mm256_castsi256_si128(bytes), bottom = _mm256_extracti128_si256(bytes, 1);
+    if (width == kS8PanelColumns) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), top);
+      if (r + 1 < kCount) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + ldc), bottom);
+    } else {
+      store_part(top, out, width);
+      if (r + 1 < kCount) store_part(bottom, out + ldc, width);
+    }
+  }
+}
+
+// Rows [row, row + kCount) of the panel at `column`; offsets are in the sums.
+template <int kCount>
+void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t column) noexcept {
+  const int64_t width = p.columns - column < kS8PanelColumns ? p.columns - column : kS8PanelColumns;
   if (p.b_zero != nullptr) {
     const __m256i zero_low = load(p.b_zero + column), zero_high = load(p.b_zero + column + 8);
-    for (int64_t r = 0; r < count; ++r) {
+    for (int r = 0; r < kCount; ++r) {
       const __m256i sum = _mm256_set1_epi32(p.row_sum[row + r]);
       acc[r].low = _mm256_sub_epi32(acc[r].low, _mm256_mullo_epi32(zero_low, sum));
       acc[r].high = _mm256_sub_epi32(acc[r].high, _mm256_mullo_epi32(zero_high, sum));
     }
   }
-  const int64_t at = row * p.ldc + column;
+  if (p.finish.output == S8Output::quantized) {
+    return finish_quantized<kCount>(p, acc, row, width, column);
+  }
+  int32_t* out = static_cast<int32_t*>(p.out) + row * p.ldc + column;
   if (p.finish.output == S8Output::int32) {
-    int32_t* out = static_cast<int32_t*>(p.out) + at;
-    for (int64_t r = 0; r < count; ++r) {
-      store_words(acc[r].low, acc[r].high, out + r * p.ldc, width);
-    }
+    for (int r = 0; r < kCount; ++r, out += p.ldc) store_words(acc[r].low, acc[r].high, out, width);
     return;
   }
   const __m256 scale_low = _mm256_loadu_ps(p.finish.scale + column);
   const __m256 scale_high = _mm256_loadu_ps(p.finish.scale + column + 8);
-  if (p.finish.output == S8Output::quantized) {
-    const __m256 lo = _mm256_set1_ps(p.finish.lo), hi = _mm256_set1_ps(p.finish.hi);
-    const __m256i zero_point = _mm256_set1_epi32(p.finish.zero_point);
-    uint8_t* out = static_cast<uint8_t*>(p.out) + at;
-    for (int64_t r = 0; r < count; ++r) {
-      store_bytes(quantize(acc[r].low, scale_low, lo, hi, zero_point),
-                  quantize(acc[r].high, scale_high, lo, hi, zero_point), p.finish.is_signed,
-                  out + r * p.ldc, width);
-    }
-    return;
-  }
   const __m256 bias_low = _mm256_loadu_ps(p.finish.float_bias + column);
   const __m256 bias_high = _mm256_loadu_ps(p.finish.float_bias + column + 8);
-  int32_t* out = static_cast<int32_t*>(p.out) + at;
-  for (int64_t r = 0; r < count; ++r) {
+  for (int r = 0; r < kCount; ++r, out += p.ldc) {
     const __m256 low =
         _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[r].low), scale_low), bias_low);
     const __m256 high =
         _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[r].high), scale_high), bias_high);
-    store_words(_mm256_castps_si256(low), _mm256_castps_si256(high), out + r * p.ldc, width);
+    store_words(_mm256_castps_si256(low), _mm256_castps_si256(high), out, width);
   }
 }
 
@@ -121,21 +158,24 @@ __m256i broadcast4(const uint8_t* p) noexcept {
   if constexpr (kCount > r) {                                            \
     const __m256i value = broadcast4((r < 3 ? a : a3) + r % 3 * stride); \
     COMPRESS_MADD(low##r, value, low);                                   \
-    COMPRESS_MADD(high##r, value, high);                                 \
+    if constexpr (!kHalf) COMPRESS_MADD(high##r, value, high);           \
   }
 
-template <int kCount>
+// kHalf: the panel has eight columns at most.
+template <int kCount, bool kHalf>
 void tile(const GemmS8Block& p, int64_t row, const int8_t* b, int64_t column) noexcept {
-  __m256i low0 = _mm256_setzero_si256(), high0 = low0, low1 = low0, high1 = low0;
-  __m256i low2 = low0, high2 = low0, low3 = low0, high3 = low0;
-  __m256i low4 = low0, high4 = low0, low5 = low0, high5 = low0;
+  const __m256i left = load(p.finish.offset + column), right = load(p.finish.offset + column + 8);
+  __m256i low0 = left, low1 = left, low2 = left, low3 = left, low4 = left, low5 = left;
+  __m256i high0 = right, high1 = right, high2 = right, high3 = right, high4 = right, high5 = right;
   const int64_t stride = p.a_stride;
   const uint8_t* a = p.a + row * stride;
   const uint8_t* a3 = a + 3 * stride;
-  for (int64_t group = 0; group < p.groups; ++group) {
+  for (int64_t group = p.groups; group > 0; --group) {
     const __m256i low = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b)));
-    const __m256i high =
-        _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b + 16)));
+    __m256i high = low;
+    if constexpr (!kHalf) {
+      high = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b + 16)));
+    }
     COMPRESS_ROW(0)
     COMPRESS_ROW(1)
     COMPRESS_ROW(2)
@@ -148,40 +188,55 @@ void tile(const GemmS8Block& p, int64_t row, const int8_t* b, int64_t column) no
   }
   Columns acc[6] = {{low0, high0}, {low1, high1}, {low2, high2},
                     {low3, high3}, {low4, high4}, {low5, high5}};
-  finish(p, acc, row, kCount, column);
+  finish<kCount>(p, acc, row, column);
 }
 #undef COMPRESS_ROW
 #undef COMPRESS_MADD
 
+template <bool kHalf>
+void panel(const GemmS8Block& p, const int8_t* b, int64_t column) noexcept {
+  // Even shares: a tile of one row takes half the time of six.
+  const int64_t tiles = (p.rows + kRows - 1) / kRows;
+  int64_t row = 0;
+  for (int64_t i = 1; i <= tiles; ++i) {
+    const int64_t end = p.rows * i / tiles;
+    switch (end - row) {
+      case 6:
+        tile<6, kHalf>(p, row, b, column);
+        break;
+      case 5:
+        tile<5, kHalf>(p, row, b, column);
+        break;
+      case 4:
+        tile<4, kHalf>(p, row, b, column);
+        break;
+      case 3:
+        tile<3, kHalf>(p, row, b, column);
+        break;
+      case 2:
+        tile<2, kHalf>(p, row, b, column);
+        break;
+      default:
+        tile<1, kHalf>(p, row, b, column);
+        break;
+    }
+    row = end;
+  }
+}
+
 void block(const GemmS8Block& p) noexcept {
   const int8_t* b = p.b;
   for (int64_t column = 0; column < p.columns; column += kS8PanelColumns, b += p.panel_bytes) {
-    int64_t row = 0;
-    for (; row + kRows <= p.rows; row += kRows) tile<6>(p, row, b, column);
-    switch (p.rows - row) {
-      case 5:
-        tile<5>(p, row, b, column);
-        break;
-      case 4:
-        tile<4>(p, row, b, column);
-        break;
-      case 3:
-        tile<3>(p, row, b, column);
-        break;
-      case 2:
-        tile<2>(p, row, b, column);
-        break;
-      case 1:
-        tile<1>(p, row, b, column);
-        break;
-      default:
-        break;
+    if (p.columns - column > 8) {
+      panel<false>(p, b, column);
+    } else {
+      panel<true>(p, b, column);
     }
   }
 }
 
 }  // namespace
 
-const GemmS8Kernel kGemmS8Avx2 = {"gemm_s8_6x16_avx2", Isa::avx2, 2, 2, pack_row, block};
+const GemmS8Kernel kGemmS8Avx2 = {"gemm_s8_6x16_avx2", Isa::avx2, 2, 2, pack_rows, block};
 
 }  // namespace compress::kernels

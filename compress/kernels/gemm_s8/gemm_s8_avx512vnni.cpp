@@ -34,6 +34,13 @@ void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* pack
   }
 }
 
+void pack_rows(const GemmS8Rows& p) noexcept {
+  for (int64_t row = 0; row < p.count; ++row) {
+    pack_row(p.source + row * p.source_stride, p.length, p.flip, p.packed + row * p.packed_stride,
+             p.sums ? p.sums + row : nullptr);
+  }
+}
+
 // Column tables and constants of one panel.
 struct Finish {
   const GemmS8Block& p;
@@ -142,6 +149,6 @@ void block(const GemmS8Block& p) noexcept {
 
 extern const GemmS8Kernel COMPRESS_SIMD512_NAME(kGemmS8Avx512Vnni);
 const GemmS8Kernel COMPRESS_SIMD512_NAME(kGemmS8Avx512Vnni) = {
-    "gemm_s8_6x64_avx512vnni", Isa::avx512vnni, kGroup, 1, pack_row, block};
+    "gemm_s8_6x64_avx512vnni", Isa::avx512vnni, kGroup, 1, pack_rows, block};
 
 }  // namespace compress::kernels

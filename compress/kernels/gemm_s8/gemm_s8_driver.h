@@ -21,7 +21,7 @@ struct Plan {
   int64_t slots = 1;       // threads
   bool split_rows = true;
   int64_t table_bytes = 0;  // column tables, one set for all threads
-  int64_t extra_bytes = 0;  // for pack_row, a thread
+  int64_t extra_bytes = 0;  // for packing, a thread
   int64_t slot_bytes = 0;
 };
 
@@ -36,12 +36,11 @@ GemmS8Block prepare_block(const PackedGemmS8& weights, const S8Epilogue& epilogu
 
 inline int64_t output_bytes(S8Output output) { return output == S8Output::quantized ? 1 : 4; }
 
-// pack_row(row, packed, sum, extra) packs one row of A; `extra` is the thread's own memory.
-// `zero_point` is that of the packed values.
-template <class PackRow>
+// pack(first, rows, extra) packs rows of A from `first` on: `rows` says how many and where to;
+// `extra` is the thread's own memory. `zero_point` is that of the packed values.
+template <class Pack>
 void run(const PackedGemmS8& weights, const Plan& plan, int64_t m, const S8Epilogue& epilogue,
-         int32_t zero_point, void* out, int64_t ldc, void* workspace,
-         const PackRow& pack_row) noexcept {
+         int32_t zero_point, void* out, int64_t ldc, void* workspace, const Pack& pack) noexcept {
   uint8_t* memory = static_cast<uint8_t*>(workspace);
   const GemmS8Block whole = prepare_block(weights, epilogue, zero_point, memory);
   const int64_t element = output_bytes(epilogue.output);
@@ -77,11 +76,11 @@ void run(const PackedGemmS8& weights, const Plan& plan, int64_t m, const S8Epilo
     block.ldc = ldc;
     for (int64_t row = row_begin; row < row_end; row += plan.block_rows) {
       block.rows = std::min(plan.block_rows, row_end - row);
-      for (int64_t r = 0; r < block.rows; ++r) {
-        sums[r] = 0;
-        pack_row(row + r, packed + r * plan.row_bytes, block.b_zero != nullptr ? sums + r : nullptr,
-                 extra);
-      }
+      std::fill_n(sums, block.rows, 0);
+      pack(row,
+           GemmS8Rows{nullptr, 0, block.rows, weights.segment_length, 0, packed, plan.row_bytes,
+                      block.b_zero != nullptr ? sums : nullptr},
+           extra);
       block.out = static_cast<uint8_t*>(out) + (row * ldc + column) * element;
       weights.kernel->block(block);
     }

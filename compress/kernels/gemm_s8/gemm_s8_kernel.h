@@ -14,7 +14,7 @@ inline constexpr int64_t kS8PanelColumns = 16;
 // A block of packed rows times a range of packed panels.
 //
 // Rows: unsigned values (s8 is stored + 128), `a_stride` bytes apart, `groups` groups of k_group
-// values each, zero where K is padded. One byte a value, or two where a_bytes is 2.
+// values each. One byte a value, or two where a_bytes is 2.
 // Panels: 16 columns of s8 (u8 is stored - 128), [groups][16][k_group], zero where padded.
 // Column tables (b_zero and those of finish) start at the first column and are padded to full
 // panels.
@@ -33,15 +33,25 @@ struct GemmS8Block {
   int64_t ldc;  // elements of the output between rows
 };
 
+// Rows of A to pack: `length` values each, xor `flip`, padded to a multiple of k_group (with
+// anything: the weights there are 0, and sums do not count them).
+struct GemmS8Rows {
+  const uint8_t* source;
+  int64_t source_stride;  // bytes between rows; 0: the same one again
+  int64_t count;
+  int64_t length;
+  uint8_t flip;
+  uint8_t* packed;
+  int64_t packed_stride;
+  int32_t* sums;  // null, or one a row, to which the packed values are added
+};
+
 struct GemmS8Kernel {
   const char* name;
   Isa isa;
   int64_t k_group;  // consecutive k of a column that lie together in a panel
   int64_t a_bytes;  // bytes of a packed value of A
-  // Packs `length` values of one row, xor `flip`, and pads with zeros to a multiple of k_group.
-  // Where `sum` is given, the packed values are added to it.
-  void (*pack_row)(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* packed,
-                   int32_t* sum) noexcept;
+  void (*pack_rows)(const GemmS8Rows& rows) noexcept;
   void (*block)(const GemmS8Block& block) noexcept;
 };
 

@@ -14,6 +14,13 @@ void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* pack
   }
 }
 
+void pack_rows(const GemmS8Rows& p) noexcept {
+  for (int64_t row = 0; row < p.count; ++row) {
+    pack_row(p.source + row * p.source_stride, p.length, p.flip, p.packed + row * p.packed_stride,
+             p.sums ? p.sums + row : nullptr);
+  }
+}
+
 void store(const GemmS8Block& p, uint32_t sum, int64_t row, int64_t column) noexcept {
   const int64_t at = row * p.ldc + column;
   const int32_t acc = static_cast<int32_t>(sum);
@@ -52,6 +59,6 @@ void block(const GemmS8Block& p) noexcept {
 
 }  // namespace
 
-const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_row, block};
+const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block};
 
 }  // namespace compress::kernels
