@@ -106,6 +106,6 @@ void quantize_row(const float* a, int64_t k, int64_t block_size, int8_t* values,
 
 extern const GemmW4Int8Kernel COMPRESS_SIMD512_NAME(kGemmW4Int8Avx512Vnni);
 const GemmW4Int8Kernel COMPRESS_SIMD512_NAME(kGemmW4Int8Avx512Vnni) = {
-    "gemm_w4_s8_8x16_avx512vnni", Isa::avx512vnni, quantize_row, run};
+    "gemm_w4_s8_8x16_avx512vnni", Isa::avx512vnni, false, quantize_row, run};
 
 }  // namespace compress::kernels

@@ -42,7 +42,7 @@ struct GemmW4Int8Rows {
   const int8_t* values;  // within [-127, 127]; rows `stride` apart, whole blocks, padded with 0
   int64_t stride, rows;
   const float* scale;  // [rows][blocks]
-  const int32_t* sum;  // [rows][blocks], of the values
+  const int32_t* sum;  // [rows][blocks], of the values, as the kernel's quantize_row leaves them
 };
 
 struct GemmW4FloatKernel {
@@ -55,6 +55,8 @@ struct GemmW4Int8Kernel {
   const char* name;
   Isa isa;
   // scale = max |a| / 127, value = rint(a / scale), half to even; a block of zeros has scale 0.
+  // sum_halves: the sum over k % 4 < 2 is the low half of `sum`, that over the others the high one.
+  bool sum_halves;
   void (*quantize_row)(const float* a, int64_t k, int64_t block_size, int8_t* values, float* scale,
                        int32_t* sum) noexcept;
   void (*run)(const GemmW4Panel& panel, const GemmW4Int8Rows& rows) noexcept;

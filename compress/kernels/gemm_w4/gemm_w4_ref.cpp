@@ -76,6 +76,6 @@ void run_int8(const GemmW4Panel& p, const GemmW4Int8Rows& rows) noexcept {
 }  // namespace
 
 const GemmW4FloatKernel kGemmW4FloatRef = {"gemm_w4_f32_ref", Isa::ref, run_float};
-const GemmW4Int8Kernel kGemmW4Int8Ref = {"gemm_w4_s8_ref", Isa::ref, quantize_row, run_int8};
+const GemmW4Int8Kernel kGemmW4Int8Ref = {"gemm_w4_s8_ref", Isa::ref, false, quantize_row, run_int8};
 
 }  // namespace compress::kernels
