@@ -7,6 +7,7 @@
 #include <new>
 
 #include "compress/core/int4.h"
+#include "compress/core/small_float.h"
 #include "compress/error.h"
 
 namespace compress {
@@ -113,6 +114,37 @@ Tensor unpacked(const Tensor& packed) {
   const auto* from = reinterpret_cast<const uint8_t*>(data.bytes().data());
   for (int64_t i = 0; i < packed.count(); ++i) {
     to[i] = static_cast<std::byte>(get_packed(from, i, row.bits, row.is_signed));
+  }
+  return out;
+}
+
+// A float32 tensor with the values of one of 8 bits or fewer.
+Tensor widened_floats(const Tensor& small) {
+  const TensorData data = small.read();
+  const auto* from = reinterpret_cast<const uint8_t*>(data.bytes().data());
+  const auto& values = small_float_values(small.dtype());
+  const int bits = info(small.dtype()).bits;
+  Tensor out = Tensor::allocate(DType::float32, small.shape());
+  const auto to = out.mutable_as<float>();
+  for (size_t i = 0; i < to.size(); ++i) {
+    const auto index = static_cast<int64_t>(i);
+    to[i] = values[static_cast<size_t>(bits == 8 ? from[i] : get_packed(from, index, bits, false))];
+  }
+  return out;
+}
+
+Tensor narrowed_floats(const Tensor& wide, DType dtype) {
+  const std::vector<double> values = wide.to_doubles();
+  Tensor out = Tensor::zeros(dtype, wide.shape());
+  auto* to = reinterpret_cast<uint8_t*>(out.mutable_data());
+  const int bits = info(dtype).bits;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint8_t code = to_small_float(dtype, values[i]);
+    if (bits == 8) {
+      to[i] = code;
+    } else {
+      set_packed(to, static_cast<int64_t>(i), bits, code);
+    }
   }
   return out;
 }
@@ -239,6 +271,8 @@ Tensor convert(const Tensor& tensor, DType dtype) {
   if (is_sub_byte(tensor.dtype()) && is_integer(tensor.dtype())) {
     return convert(unpacked(tensor), dtype);
   }
+  if (is_small_float(tensor.dtype())) return convert(widened_floats(tensor), dtype);
+  if (is_small_float(dtype)) return narrowed_floats(tensor, dtype);
   Tensor out = Tensor::allocate(dtype, tensor.shape());
   const TensorData data = tensor.read();
   const size_t count = static_cast<size_t>(tensor.count());
