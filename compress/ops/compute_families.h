@@ -12,6 +12,7 @@ extern const std::span<const OpDef> kConvOps;
 extern const std::span<const OpDef> kPoolOps;
 extern const std::span<const OpDef> kMatMulOps;
 extern const std::span<const OpDef> kEinsumOps;
+extern const std::span<const OpDef> kBatchNormOps;
 extern const std::span<const OpDef> kNormOps;
 extern const std::span<const OpDef> kRecurrentOps;
 extern const std::span<const OpDef> kQuantizeOps;

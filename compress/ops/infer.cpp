@@ -95,6 +95,12 @@ struct Inference {
   }
 };
 
+// Each run of a model may draw anew, so what is drawn is no constant.
+bool draws(const Node& node) {
+  return node.op_type.compare(0, 6, "Random") == 0 || node.op_type == "Multinomial" ||
+         node.op_type == "Bernoulli" || (node.op_type == "Dropout" && node.inputs.size() > 2);
+}
+
 }  // namespace
 
 NodeContext context_of(const Graph& graph, const Node& node, int opset) {
@@ -124,7 +130,7 @@ void infer_node(const OpDef& op, NodeContext& context) {
 }
 
 bool is_foldable(const NodeContext& context, uint64_t max_bytes) {
-  if (!context.node().bodies.empty()) return false;
+  if (!context.node().bodies.empty() || draws(context.node())) return false;
   if (reads_only_shape(context.node())) return context.has_input(0) && context.in(0).is_concrete();
   for (int i = 0; i < context.input_count(); ++i) {
     if (!context.has_input(i)) continue;

@@ -1,4 +1,4 @@
-// Normalizations: by stored statistics (BatchNormalization) and by the input's own.
+// Normalizations by the input's own statistics.
 #include <cmath>
 #include <vector>
 
@@ -42,51 +42,6 @@ int64_t plane_size(const Shape& x) { return x.rank() < 2 ? 1 : x.count(2, x.rank
 
 void require_channels(const NodeContext& c, std::initializer_list<int> slots, int64_t channels) {
   for (const int i : slots) require_count(c, i, channels);
-}
-
-// --- BatchNormalization --------------------------------------------------------------------------
-
-void infer_batch_norm(NodeContext& c) {
-  infer_like_first(c);
-  // Updated statistics, in training mode alone.
-  for (int i = 1; i < static_cast<int>(c.node().outputs.size()); ++i) {
-    if (c.has_output(i)) c.set_output(i, c.dtype(0));
-  }
-}
-
-Kernel prepare_batch_norm(const NodeContext& c) {
-  require_inputs(c, 5);
-  if (c.node().int_or("training_mode", 0) != 0) c.unsupported("training_mode");
-  if (c.has_output(1)) c.unsupported("outputs of the training mode");
-  if (c.node().int_or("spatial", 1) == 0) c.unsupported("spatial = 0");
-  const Shape& x_shape = c.shape(0);
-  if (x_shape.rank() < 1) c.invalid("the input is a scalar");
-  const int64_t channels = x_shape.rank() < 2 ? 1 : x_shape[1];
-  require_channels(c, {1, 2, 3, 4}, channels);
-  const int64_t planes = x_shape[0] * channels;
-  const int64_t size = plane_size(x_shape);
-  const float epsilon = c.node().float_or("epsilon", 1e-5f);
-  return by_float(c, c.dtype(0), [&]<class T>(T) {
-    return Kernel{
-        "batch_norm_ref", [=](const KernelArgs& args) {
-          const T* x = args.inputs[0].as<const T>();
-          T* y = args.outputs[0].as<T>();
-          const T* parameters[4];
-          for (size_t i = 0; i < 4; ++i) parameters[i] = args.inputs[i + 1].as<const T>();
-          parallel_for(
-              0, planes, 1 + 4096 / std::max<int64_t>(size, 1), [&](int64_t from, int64_t to) {
-                for (int64_t p = from; p < to; ++p) {
-                  const int64_t channel = p % channels;
-                  const T mean = parameters[2][channel];
-                  const T factor = parameters[0][channel] /
-                                   std::sqrt(parameters[3][channel] + static_cast<T>(epsilon));
-                  const T shift = parameters[1][channel];
-                  for (int64_t i = p * size; i < (p + 1) * size; ++i)
-                    y[i] = (x[i] - mean) * factor + shift;
-                }
-              });
-        }};
-  });
 }
 
 // --- InstanceNormalization, GroupNormalization ---------------------------------------------------
@@ -330,7 +285,6 @@ Kernel prepare_lrn(const NodeContext& c) {
 }
 
 constexpr OpDef kRows[] = {
-    {"", "BatchNormalization", 7, infer_batch_norm, prepare_batch_norm},
     {"", "InstanceNormalization", 6, infer_like_first, prepare_instance_norm},
     {"", "GroupNormalization", 18, infer_like_first, prepare_group_norm},
     {"", "LayerNormalization", 1, infer_layer_norm, prepare_layer_norm},

@@ -69,6 +69,8 @@ DType widened(DType dtype, const OpDef& op) {
   if (!op.packed_types && is_sub_byte(dtype) && is_integer(dtype)) {
     return info(dtype).is_signed ? DType::int8 : DType::uint8;
   }
+  // Codes of float4e2m1, for those that move elements alone.
+  if (!op.packed_types && is_sub_byte(dtype) && op.any_type) return DType::uint8;
   return dtype;
 }
 
@@ -167,7 +169,11 @@ std::vector<Passage> plan_passages(std::vector<TypeInfo>& types, const OpDef& op
     types[i].dtype = passage.seen;
     if (!passage.converts() || !types[i].is_concrete()) continue;
     if (constants != nullptr && i < constants->size() && (*constants)[i] != nullptr) {
-      passage.constant = convert(*(*constants)[i], passage.seen);
+      const Tensor& constant = *(*constants)[i];
+      const TensorData stored = constant.read();
+      passage.constant = Tensor::allocate(passage.seen, constant.shape());
+      widen(constant.dtype(), stored.view().data, passage.constant.mutable_data(),
+            passage.constant.count());
       continue;
     }
     passage.offset = offset;
@@ -198,6 +204,13 @@ bool needs_widening(const OpDef& op, const NodeContext& context) {
   const auto changes = [&](const TypeInfo& type) { return widened(type.dtype, op) != type.dtype; };
   return std::any_of(context.input_types.begin(), context.input_types.end(), changes) ||
          std::any_of(context.output_types.begin(), context.output_types.end(), changes);
+}
+
+// Operators whose kernels size their own outputs (KernelArgs::allocate), since knowing how large
+// they are is all of their work.
+bool sizes_outputs(const NodeContext& context) {
+  const Node& node = context.node();
+  return node.domain.empty() && (node.op_type == "NonMaxSuppression" || node.op_type == "Unique");
 }
 
 // "conv_float32_ref": what reports show of a kernel that gave itself no name.
@@ -238,7 +251,10 @@ Kernel prepare_kernel(const OpDef& op, const NodeContext& given) {
           contents_missing |= context.has_input(i) && context.constant(i) == nullptr;
         }
         Kernel kernel;
-        if (!outputs_concrete(context) && contents_missing) {
+        if (sizes_outputs(context)) {
+          if (needs_widening(op, context)) ops::unsupported_type(context, context.dtype(0));
+          kernel = op.prepare(context);
+        } else if (!outputs_concrete(context) && contents_missing) {
           kernel = ops::prepare_at_run(context);
         } else if (!outputs_concrete(context)) {
           context.unsupported("the shape of an output cannot be told");

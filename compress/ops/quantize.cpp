@@ -5,86 +5,17 @@
 
 #include "compress/core/int4.h"
 #include "compress/core/parallel.h"
+#include "compress/core/small_float.h"
 #include "compress/ops/compute_families.h"
 #include "compress/ops/integer_loops.h"
+#include "compress/ops/scale_map.h"
 #include "compress/ops/typed.h"
 #include "compress/quant/qparams.h"
 
 namespace compress {
 namespace {
 
-// Where an element finds its scale: the tensor seen as [outer, axis, inner].
-struct ScaleMap {
-  int64_t axis = 1;
-  int64_t inner = 1;
-  int64_t block = 0;  // elements along the axis that share a scale; 0: one scale an index
-  bool per_tensor = true;
-  // A slice of one element each is a row whose scales lie side by side.
-  bool joined = false;
-};
-
 constexpr int64_t kGrain = 1 << 13;  // a multiple of the elements of any packed byte
-
-ScaleMap map_scales(const NodeContext& c) {
-  const Shape& x = c.shape(0);
-  const Shape& scale = c.shape(1);
-  const int64_t block = c.node().int_or("block_size", 0);
-  if (block < 0) c.invalid(fmt::format("block_size is {}", block));
-  ScaleMap map;
-  map.inner = x.count();
-  if (scale.count() == 1 && block == 0) {
-    require_count(c, 2, 1);
-    return map;
-  }
-  require_shape(c, 2, scale);
-  const int axis = normalize_axis(c.node().int_or("axis", 1), x.rank());
-  Shape wanted{x[axis]};
-  if (block > 0) {
-    wanted = x;
-    wanted[axis] = (x[axis] + block - 1) / block;
-  }
-  if (scale != wanted) {
-    c.invalid(
-        fmt::format("scales of shape {}, {} is needed", scale.to_string(), wanted.to_string()));
-  }
-  map.per_tensor = false;
-  map.axis = x[axis];
-  map.inner = x.count(axis + 1, x.rank());
-  map.block = block;
-  if (map.inner == 1 && block == 0) {
-    map.joined = true;
-    map.inner = map.axis;
-    map.axis = 1;
-  }
-  return map;
-}
-
-// Calls body(first element, count, first scale, step of the scale) for the runs of [from, to).
-template <class Body>
-void for_each_run(const ScaleMap& map, int64_t from, int64_t to, Body&& body) {
-  if (map.per_tensor) return body(from, to - from, int64_t{0}, int64_t{0});
-  const int64_t blocks = map.block > 0 ? (map.axis + map.block - 1) / map.block : 0;
-  int64_t at = from;
-  int64_t i = at % map.inner;
-  int64_t a = at / map.inner % map.axis;
-  int64_t o = at / map.inner / map.axis;
-  while (at < to) {
-    const int64_t count = std::min(map.inner - i, to - at);
-    if (map.joined) {
-      body(at, count, i, int64_t{1});
-    } else if (map.block == 0) {
-      body(at, count, a, int64_t{0});
-    } else {
-      body(at, count, (o * blocks + a / map.block) * map.inner + i, int64_t{1});
-    }
-    at += count;
-    i = 0;
-    if (++a == map.axis) {
-      a = 0;
-      ++o;
-    }
-  }
-}
 
 int64_t load(const TensorView& view, int64_t i) {
   if (!is_sub_byte(view.dtype)) return integer_at(view, i);
@@ -190,6 +121,7 @@ Kernel quantize_kernel(const NodeContext& c) {
 }
 
 Kernel prepare_quantize(const NodeContext& c) {
+  if (is_small_float(c.output_types[0].dtype)) return quantize_float_kernel(c);
   if (!is_quantized(c.output_types[0].dtype)) {
     c.unsupported(fmt::format("output type {}", info(c.output_types[0].dtype).name));
   }
@@ -232,11 +164,12 @@ void dequantize_run(const TensorView& x, int64_t at, int64_t n, int64_t zero, T 
 }
 
 Kernel prepare_dequantize(const NodeContext& c) {
+  if (c.has_input(2) && c.dtype(2) != c.dtype(0)) c.invalid("the zero point has another type");
+  if (c.output_types[0].dtype != c.dtype(1)) c.unsupported("output_dtype unlike the scale's");
+  if (is_small_float(c.dtype(0))) return dequantize_float_kernel(c);
   if (!is_quantized(c.dtype(0)) && c.dtype(0) != DType::int32) {
     c.unsupported(fmt::format("input type {}", info(c.dtype(0)).name));
   }
-  if (c.has_input(2) && c.dtype(2) != c.dtype(0)) c.invalid("the zero point has another type");
-  if (c.output_types[0].dtype != c.dtype(1)) c.unsupported("output_dtype unlike the scale's");
   const ScaleMap map = map_scales(c);
   const int64_t count = c.shape(0).count();
   return by_float(c, c.dtype(1), [&]<class T>(T) {

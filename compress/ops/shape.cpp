@@ -175,46 +175,11 @@ void infer_unsqueeze(NodeContext& context) {
   context.set_output(0, in.dtype, out);
 }
 
-// --- Identity, Dropout ---------------------------------------------------------------------------
+// --- Identity ------------------------------------------------------------------------------------
 
 void infer_identity(NodeContext& context) {
   require_inputs(context, 1, 1);
   infer_same(context);
-}
-
-// The mask is of the input's type before opset 10.
-DType mask_type(const NodeContext& context) {
-  return context.opset() >= 10 ? DType::boolean : context.dtype(0);
-}
-
-void infer_dropout(NodeContext& context) {
-  require_inputs(context, 1, 3);
-  infer_same(context);
-  if (!context.in(0).has_shape) return context.set_output(1, mask_type(context));
-  context.set_output(1, mask_type(context), context.shape(0));
-}
-
-// Drops nothing: this program runs inference, and training has its own way.
-Kernel prepare_dropout(const NodeContext& context) {
-  if (context.has_input(2)) {
-    const Tensor* training = context.constant(2);
-    if (training == nullptr) return prepare_at_run(context);
-    const std::optional<double> ratio = context.has_input(1) ? double_input(context, 1) : 0.5;
-    if (training->to_int() != 0 && !ratio) return prepare_at_run(context);
-    if (training->to_int() != 0 && *ratio != 0)
-      context.unsupported("random dropping (training_mode)");
-  }
-  Kernel copy = copy_all_kernel(context);
-  if (!context.has_output(1)) return copy;
-  const auto count = static_cast<size_t>(context.shape(0).count());
-  return dispatch(Types<bool, float, double>(), context, mask_type(context),
-                  [&](auto tag) -> Kernel {
-                    using T = decltype(tag);
-                    return {"", [copy, count](const KernelArgs& args) {
-                              copy.run(args);
-                              std::fill_n(args.outputs[1].as<T>(), count, T(1));
-                            }};
-                  });
 }
 
 // --- Constant, ConstantOfShape -------------------------------------------------------------------
@@ -282,7 +247,6 @@ constexpr OpDef kRows[] = {
     moving_row("Squeeze", 1, infer_squeeze, prepare_copy),
     moving_row("Unsqueeze", 1, infer_unsqueeze, prepare_copy),
     moving_row("Identity", 1, infer_identity, prepare_copy),
-    row("Dropout", 7, infer_dropout, prepare_dropout),
     any_row("Constant", 1, infer_constant, prepare_constant),
     any_row("ConstantOfShape", 9, infer_constant_of_shape, prepare_constant_of_shape),
 };

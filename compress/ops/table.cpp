@@ -9,6 +9,7 @@
 #include "compress/ops/compute_families.h"
 #include "compress/ops/families.h"
 #include "compress/ops/op.h"
+#include "compress/ops/special_families.h"
 #include "compress/ops/support.h"
 
 namespace compress {
@@ -34,6 +35,7 @@ std::span<const std::span<const OpDef>> families() {
       kPoolOps,
       kMatMulOps,
       kEinsumOps,
+      kBatchNormOps,
       kNormOps,
       kRecurrentOps,
       kQuantizeOps,
@@ -42,6 +44,19 @@ std::span<const std::span<const OpDef>> families() {
       kNBitsOps,
       kAttentionOps,
       kTransformerOps,
+      kDeformConvOps,
+      kDetectionOps,
+      kDetOps,
+      kFourierOps,
+      kGridSampleOps,
+      kMlOps,
+      kOptimizerOps,
+      kOptionalOps,
+      kRandomOps,
+      kSequenceOps,
+      kTreeOps,
+      kUniqueOps,
+      kUnpoolOps,
   };
   // clang-format on
   return rows;
