@@ -8,6 +8,7 @@
 #include "compress/core/int4.h"
 #include "compress/core/nearest.h"
 #include "compress/core/parallel.h"
+#include "compress/core/small_float.h"
 #include "compress/core/tensor.h"
 #include "compress/error.h"
 
@@ -49,6 +50,64 @@ TEST_CASE("bfloat16 rounds to nearest even and keeps NaN") {
   CHECK(to_bfloat16(1.0f + 0x1p-8f).bits == 0x3F80);
   CHECK(to_bfloat16(1.0f + 3 * 0x1p-8f).bits == 0x3F82);
   CHECK(std::isnan(to_float(to_bfloat16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST_CASE("every code of a small float survives a round trip") {
+  for (const DType dtype : {DType::float8e4m3fn, DType::float8e4m3fnuz, DType::float8e5m2,
+                            DType::float8e5m2fnuz, DType::float8e8m0, DType::float4e2m1}) {
+    CAPTURE(info(dtype).name);
+    const unsigned codes = 1u << info(dtype).bits;
+    const auto& values = small_float_values(dtype);
+    for (unsigned code = 0; code < codes; ++code) {
+      CAPTURE(code);
+      const uint8_t again = to_small_float(dtype, static_cast<double>(values[code]), {false});
+      if (std::isnan(values[code])) {
+        CHECK(std::isnan(values[again]));
+      } else {
+        CHECK(static_cast<unsigned>(again) == code);
+      }
+    }
+  }
+}
+
+TEST_CASE("small floats round to nearest even, and saturate where asked") {
+  const auto value = [](DType dtype, double x, SmallRounding rounding = {}) {
+    return static_cast<double>(small_float_values(dtype)[to_small_float(dtype, x, rounding)]);
+  };
+  const double infinity = std::numeric_limits<double>::infinity();
+  const DType e4m3 = DType::float8e4m3fn, e5m2 = DType::float8e5m2, e2m1 = DType::float4e2m1;
+  CHECK(value(e4m3, 1.0625) == 1.0);   // a tie between 1 and 1.125
+  CHECK(value(e4m3, 1.1875) == 1.25);  // a tie between 1.125 and 1.25
+  CHECK(value(e4m3, 0x1p-10) == 0);    // a tie with the smallest subnormal, 2^-9
+  CHECK(value(e4m3, 464) == 448);      // a tie beyond the largest
+  CHECK(value(e4m3, 1e6) == 448);
+  CHECK(std::isnan(value(e4m3, 1e6, {false})));
+  CHECK(value(e5m2, -infinity) == -57344);
+  CHECK(value(e5m2, -infinity, {false}) == -infinity);
+  CHECK(to_small_float(DType::float8e4m3fnuz, -1e-9) == 0);  // there is no negative zero
+  CHECK(value(DType::float8e4m3fnuz, infinity) == 240);
+  CHECK(value(e2m1, 2.5) == 2);
+  CHECK(value(e2m1, -5) == -4);
+  CHECK(value(e2m1, 1e9, {false}) == 6);
+  // Above one and a half, "up" and "nearest" agree and "down" does not.
+  using Mode = SmallRounding::Mode;
+  const DType e8m0 = DType::float8e8m0;
+  CHECK(value(e8m0, 1.1, {true, Mode::up}) == 2);
+  CHECK(value(e8m0, 1.1, {true, Mode::nearest}) == 1);
+  CHECK(value(e8m0, 1.6, {true, Mode::nearest}) == 2);
+  CHECK(value(e8m0, 1.6, {true, Mode::down}) == 1);
+  CHECK(value(e8m0, 0) == 0x1p-127);
+  CHECK(std::isnan(value(e8m0, 0, {false, Mode::nearest})));
+  CHECK(value(e8m0, infinity) == 0x1p127);
+}
+
+TEST_CASE("tensors of small floats convert by value, packed ones too") {
+  const Tensor wide = Tensor::from<float>({5}, {0.5f, -1.5f, 6.0f, 0.0f, -3.0f});
+  for (const DType dtype : {DType::float4e2m1, DType::float8e5m2}) {
+    const Tensor narrow = convert(wide, dtype);
+    CHECK(narrow.bytes() == (dtype == DType::float4e2m1 ? 3u : 5u));
+    CHECK(same_content(convert(narrow, DType::float32), wide));
+  }
 }
 
 TEST_CASE("packed 4-bit integers lie low nibble first") {
