@@ -1,6 +1,7 @@
 // Every model in both engines, ours and ONNX Runtime (a Python child), alternately run by run;
 // prints medians and their ratio. Usage:
-//   engine [--threads N] [--seconds S] [--python PYTHON] MODEL_OR_FOLDER...
+//   engine [--threads N] [--seconds S] [--python PYTHON] [--profile] MODEL_OR_FOLDER...
+// With --profile: our engine alone, each kernel's share of a run.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -105,7 +106,50 @@ struct Settings {
   int threads = 1;
   double seconds = 3;
   std::string python = "python3";
+  bool profile = false;
 };
+
+// Medians of a kernel's time by node; the slowest first.
+void profile(const fs::path& path) {
+  constexpr size_t kRuns = 9;
+  constexpr size_t kRows = 40;
+  const compress::Model model = compress::read_onnx(path.string());
+  const std::vector<NamedTensor> feed =
+      compress::random_feed(model, shapes_for(path.stem().string()), 1);
+  compress::Session session(model);
+  session.run(feed);
+  std::vector<std::vector<double>> times;
+  std::vector<compress::KernelRecord> records;
+  for (size_t run = 0; run < kRuns; ++run) {
+    session.profile(feed);
+    records = session.kernels();
+    times.resize(records.size());
+    for (size_t i = 0; i < records.size(); ++i) times[i].push_back(records[i].milliseconds);
+  }
+  double total = 0;
+  std::map<std::string, std::pair<double, int>> by_kernel;
+  for (size_t i = 0; i < records.size(); ++i) {
+    records[i].milliseconds = median(times[i]);
+    total += records[i].milliseconds;
+    auto& row = by_kernel[records[i].op + " " + records[i].kernel];
+    row.first += records[i].milliseconds;
+    ++row.second;
+  }
+  const auto slower = [](const auto& a, const auto& b) { return a.milliseconds > b.milliseconds; };
+  std::stable_sort(records.begin(), records.end(), slower);
+  fmt::print("{}: {:.3f} ms, {} kernels\n", path.stem().string(), total, records.size());
+  for (size_t i = 0; i < std::min(kRows, records.size()); ++i) {
+    fmt::print("  {:9.4f} {:16} {:28} {}\n", records[i].milliseconds, records[i].op,
+               records[i].kernel, records[i].node);
+  }
+  std::vector<std::pair<double, std::string>> sums;
+  for (const auto& [name, row] : by_kernel) {
+    sums.emplace_back(-row.first, fmt::format("{:9.4f} {:4} {}", row.first, row.second, name));
+  }
+  std::sort(sums.begin(), sums.end());
+  fmt::print("by operator and kernel:\n");
+  for (const auto& [key, line] : sums) fmt::print("  {}\n", line);
+}
 
 // Our median over theirs, or 0 where one of the engines cannot run the model.
 double compare(const fs::path& path, const Settings& settings) {
@@ -160,6 +204,8 @@ int main(int argc, char** argv) {
       settings.seconds = std::atof(argv[++i]);
     } else if (word == "--python" && i + 1 < argc) {
       settings.python = argv[++i];
+    } else if (word == "--profile") {
+      settings.profile = true;
     } else if (fs::is_directory(word)) {
       for (const auto& entry : fs::directory_iterator(word)) {
         if (entry.path().extension() == ".onnx") models.push_back(entry.path());
@@ -170,6 +216,10 @@ int main(int argc, char** argv) {
   }
   std::sort(models.begin(), models.end());
   compress::set_thread_count(settings.threads);
+  if (settings.profile) {
+    for (const fs::path& path : models) profile(path);
+    return 0;
+  }
   fmt::print("{:24} {:>9} {:>9} {:>7} {:>6}   ({} threads, batch 1)\n", "model", "ours ms",
              "ORT ms", "ratio", "runs", settings.threads);
   double log_sum = 0;

@@ -34,10 +34,15 @@ void add_origin(Graph& graph, NodeId fused, NodeId part) {
 void lower(Model& model) {
   erase_dead(model.graph);
   infer_types(model);
+  if (widen_half(model.graph)) infer_types(model);
   lower_quantized(model.graph, model);
   lower_weight_only(model.graph, model);
+  fold_into_convolutions(model.graph);
+  lower_norms(model.graph, model);
   lower_float(model.graph, model);
   assign_layouts(model.graph, model);
+  lower_elements(model.graph, model);
+  lower_transposes(model.graph);
 }
 
 }  // namespace compress::runtime

@@ -1,10 +1,12 @@
 // Float convolutions and products become library kernels with bias, residual and clamp inside.
-#include <cmath>
+#include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "compress/runtime/lower.h"
+#include "compress/runtime/lower_elements.h"
 #include "compress/runtime/lower_internal.h"
 #include "compress/runtime/lower_patterns.h"
 
@@ -16,7 +18,9 @@ class FloatLowering {
   explicit FloatLowering(Graph& graph) : graph_(graph) {}
 
   void run() {
-    for (const NodeId id : std::vector<NodeId>(graph_.order())) {
+    const std::vector<NodeId> order = graph_.order();
+    for (size_t i = 0; i < order.size(); ++i) position_[order[i]] = i;
+    for (const NodeId id : order) {
       const Node& node = graph_.node(id);
       if (!node.alive || node.inputs.size() < 2 || node.outputs.size() != 1) continue;
       if (node.is("Conv")) {
@@ -59,7 +63,7 @@ class FloatLowering {
     std::vector<NodeId> parts = {id};
     if (!has_bias) fuse_channel_bias(weights->shape()[0], inputs, out, parts);
     fuse_residual(inputs, out, parts);
-    fuse_bounds(attributes, out, parts);
+    fuse_activation(attributes, out, parts);
     finish("Conv", std::move(inputs), std::move(attributes), out, parts);
   }
 
@@ -103,24 +107,30 @@ class FloatLowering {
     parts.push_back(add);
   }
 
-  void fuse_bounds(std::vector<Attribute>& attributes, ValueId& out, std::vector<NodeId>& parts) {
-    const NodeId reader = only_reader(graph_, out);
-    if (reader == kNoNode || graph_.node(reader).inputs[0] != out) return;
-    const std::optional<Bounds> bounds = bounds_of(graph_, graph_.node(reader));
-    if (!bounds) return;
-    attributes.push_back({kLo, bounds->lo, ""});
-    attributes.push_back({kHi, bounds->hi, ""});
-    out = graph_.node(reader).outputs[0];
-    parts.push_back(reader);
+  // Bounds go into the kernel's clamp; other activations follow it.
+  void fuse_activation(std::vector<Attribute>& attributes, ValueId& out,
+                       std::vector<NodeId>& parts) {
+    const std::optional<FusedActivation> found = activation_after(graph_, out);
+    if (!found) return;
+    const kernels::ActivationF32& activation = found->activation;
+    if (activation.op == kernels::ElementOp::clip) {
+      attributes.push_back({kLo, activation.p, ""});
+      attributes.push_back({kHi, activation.q, ""});
+    } else {
+      attributes.push_back({kActivation, static_cast<int64_t>(activation.op), ""});
+      attributes.push_back({kActivationP, activation.p, ""});
+      attributes.push_back({kActivationQ, activation.q, ""});
+    }
+    out = found->out;
+    parts.insert(parts.end(), found->parts.begin(), found->parts.end());
   }
 
-  // Puts an internal node in the place of `parts`, the last of which produces `out`.
+  // `parts` make `out`; some of them may be listed out of order.
   void finish(const char* op, std::vector<ValueId> inputs, std::vector<Attribute> attributes,
-              ValueId out, const std::vector<NodeId>& parts) {
-    const NodeId fused = add_internal(graph_, op, std::move(inputs), std::move(attributes), out);
-    for (const NodeId part : parts) add_origin(graph_, fused, part);
-    graph_.replace_uses(out, graph_.node(fused).outputs[0]);
-    for (auto part = parts.rbegin(); part != parts.rend(); ++part) graph_.erase(*part);
+              ValueId out, std::vector<NodeId> parts) {
+    std::sort(parts.begin() + 1, parts.end(),
+              [&](NodeId a, NodeId b) { return position_.at(a) < position_.at(b); });
+    replace_parts(graph_, op, std::move(inputs), std::move(attributes), out, parts);
   }
 
   void lower_gemm(NodeId id) {
@@ -144,7 +154,8 @@ class FloatLowering {
     std::vector<ValueId> inputs = node.inputs;
     ValueId out = node.outputs[0];
     std::vector<NodeId> parts = {id};
-    fuse_bounds(attributes, out, parts);
+    fuse_residual(inputs, out, parts);
+    fuse_activation(attributes, out, parts);
     finish("MatMul", std::move(inputs), std::move(attributes), out, parts);
   }
 
@@ -161,9 +172,29 @@ class FloatLowering {
     const Tensor* weights = float_constant(node, 1);
     if (weights != nullptr && rank_b == 2) {
       fuse_column_bias(weights->shape()[1], inputs, out, parts);
-      fuse_bounds(attributes, out, parts);
+      fuse_residual(inputs, out, parts);
+      fuse_activation(attributes, out, parts);
+    } else {
+      fuse_scale(attributes, out, parts);
     }
     finish("MatMul", std::move(inputs), std::move(attributes), out, parts);
+  }
+
+  // A product of activations, times a number.
+  void fuse_scale(std::vector<Attribute>& attributes, ValueId& out, std::vector<NodeId>& parts) {
+    const NodeId reader = only_reader(graph_, out);
+    if (reader == kNoNode) return;
+    const std::optional<Element> element = element_of(graph_, graph_.node(reader));
+    if (!element || element->operands.size() != 1) return;
+    float alpha = element->p;
+    if (element->op == kernels::ElementOp::divide_by) {
+      alpha = 1.0f / element->p;
+    } else if (element->op != kernels::ElementOp::scale) {
+      return;
+    }
+    attributes.push_back({kAlpha, alpha, ""});
+    out = graph_.node(reader).outputs[0];
+    parts.push_back(reader);
   }
 
   // MatMul + Add of a constant [N].
@@ -182,6 +213,7 @@ class FloatLowering {
   }
 
   Graph& graph_;
+  std::map<NodeId, size_t> position_;  // in the order of execution
 };
 
 }  // namespace

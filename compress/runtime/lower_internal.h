@@ -11,6 +11,7 @@
 
 #include "compress/core/function_ref.h"
 #include "compress/ops/op.h"
+#include "compress/runtime/lower.h"
 
 namespace compress::runtime {
 
@@ -27,14 +28,31 @@ namespace compress::runtime {
 //   MatMulNBits  a, b, scales, [zero points], [bias]   attributes of com.microsoft's
 //   DynamicQuantize  x -> u8, scale, zero point
 //   DynamicMatMul    u8, scale, zero point, w, w scales, [bias]; float32
-//   Conv      x, w, [bias], [residual]   NHWC float32, clamp lo..hi
-//   MatMul    a, b, [bias]       float32, alpha, clamp; transposed = 1: b is [.., N, K]
+//   Conv      x, w, [bias], [residual]   NHWC float32, clamp lo..hi, then an activation
+//   MatMul    a, b, [bias], [residual]   float32, alpha, clamp, activation; transposed = 1: b is
+//                                        [.., N, K]
+//   Elements  inputs...          float32; a program of steps, element by element
+//   Softmax   x                  float32, along the last axis
+//   LayerNorm x, [gain], [bias]  float32, along the last axis
+//   RmsNorm   x, gain            likewise
+//   Transpose x                  elements of 4 bytes
 //   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
 
 extern const std::span<const OpDef> kIntegerRows;  // lower_rows_s8.cpp
 extern const std::span<const OpDef> kPoolRows;     // lower_rows_pool.cpp
 extern const std::span<const OpDef> kFloatRows;    // lower_rows_f32.cpp
 extern const std::span<const OpDef> kBlockRows;    // lower_rows_blocks.cpp
+extern const std::span<const OpDef> kElementRows;  // lower_rows_elements.cpp
+
+// A row that takes its operands as they are stored; only those that say so see elements below 8
+// bits packed.
+inline OpDef internal_row(std::string_view name, InferFn infer, PrepareFn prepare,
+                          bool packed_types = true) {
+  OpDef def{kInternalDomain, name, 1, infer, prepare};
+  def.any_type = true;
+  def.packed_types = packed_types;
+  return def;
+}
 
 // True for rows whose operands and results are channels-last.
 bool is_channels_last(std::string_view internal_op);
@@ -54,6 +72,15 @@ inline constexpr const char* kHi = "hi";
 inline constexpr const char* kTable = "table";
 inline constexpr const char* kTransposed = "transposed";
 inline constexpr const char* kAlpha = "alpha";
+// Attributes of float rows.
+inline constexpr const char* kActivation = "activation";  // kernels::ElementOp, after the clamp
+inline constexpr const char* kActivationP = "activation_p";
+inline constexpr const char* kActivationQ = "activation_q";
+inline constexpr const char* kInputs = "inputs";        // of a program of Elements
+inline constexpr const char* kSteps = "steps";          // op, a, b, to of each step
+inline constexpr const char* kNumbers = "numbers";      // p, q of each step
+inline constexpr const char* kReference = "reference";  // 1: the plain kernel (for tests)
+inline constexpr const char* kEpsilon = "epsilon";
 
 // --- Geometry ------------------------------------------------------------------------------------
 struct Window {
@@ -62,6 +89,19 @@ struct Window {
   int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
 };
+
+// The fields that the parameters of every windowed kernel have.
+template <class Params>
+void copy_window(const Window& window, Params& params) {
+  params.kernel_h = window.kernel_h;
+  params.kernel_w = window.kernel_w;
+  params.stride_h = window.stride_h;
+  params.stride_w = window.stride_w;
+  params.dilation_h = window.dilation_h;
+  params.dilation_w = window.dilation_w;
+  params.pad_top = window.pad_top;
+  params.pad_left = window.pad_left;
+}
 
 // Of a convolution over channels-last x (rank 3: height 1) with the spatial kernel of
 // `kernel_dims`. Resolves auto_pad. Fails (invalid_model) for what does not fit.

@@ -78,4 +78,13 @@ NodeId add_internal(Graph& graph, std::string_view op_type, std::vector<ValueId>
   return id;
 }
 
+void replace_parts(Graph& graph, std::string_view op_type, std::vector<ValueId> inputs,
+                   std::vector<Attribute> attributes, ValueId out,
+                   const std::vector<NodeId>& parts) {
+  const NodeId fused = add_internal(graph, op_type, std::move(inputs), std::move(attributes), out);
+  for (const NodeId part : parts) add_origin(graph, fused, part);
+  graph.replace_uses(out, graph.node(fused).outputs[0]);
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) graph.erase(*part);
+}
+
 }  // namespace compress::runtime

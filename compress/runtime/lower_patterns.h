@@ -34,11 +34,22 @@ NodeId add_internal(Graph& graph, std::string_view op_type, std::vector<ValueId>
                     std::vector<Attribute> attributes, ValueId like,
                     DType dtype = DType::undefined);
 
+// Puts a node of the internal domain in the place of `parts` (in the order of execution), one of
+// which produces `out`.
+void replace_parts(Graph& graph, std::string_view op_type, std::vector<ValueId> inputs,
+                   std::vector<Attribute> attributes, ValueId out,
+                   const std::vector<NodeId>& parts);
+
 // The steps of lowering, in this order. Channels-last nodes are wired to channels-first values
 // until assign_layouts() has run.
+bool widen_half(Graph& graph);  // true where it changed anything
 void lower_quantized(Graph& graph, const Model& model);
 void lower_weight_only(Graph& graph, const Model& model);
+void fold_into_convolutions(Graph& graph);
+void lower_norms(Graph& graph, const Model& model);
 void lower_float(Graph& graph, const Model& model);
 void assign_layouts(Graph& graph, const Model& model);
+void lower_elements(Graph& graph, const Model& model);
+void lower_transposes(Graph& graph);
 
 }  // namespace compress::runtime

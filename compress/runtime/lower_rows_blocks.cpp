@@ -193,17 +193,10 @@ Kernel prepare_dynamic_matmul(const NodeContext& context) {
   return kernel;
 }
 
-OpDef row(std::string_view name, InferFn infer, PrepareFn prepare) {
-  OpDef def{kInternalDomain, name, 1, infer, prepare};
-  def.any_type = true;
-  def.packed_types = true;
-  return def;
-}
-
 const std::array<OpDef, 3> kRows = {
-    row("MatMulNBits", infer_nbits, prepare_nbits),
-    row("DynamicQuantize", infer_dynamic_quantize, prepare_dynamic_quantize),
-    row("DynamicMatMul", infer_dynamic_matmul, prepare_dynamic_matmul),
+    internal_row("MatMulNBits", infer_nbits, prepare_nbits),
+    internal_row("DynamicQuantize", infer_dynamic_quantize, prepare_dynamic_quantize),
+    internal_row("DynamicMatMul", infer_dynamic_matmul, prepare_dynamic_matmul),
 };
 
 }  // namespace

@@ -165,14 +165,7 @@ kernels::PoolS8 pool_s8(const Pool& pool) {
   s8.channels = w.channels;
   s8.out_h = w.out_h;
   s8.out_w = w.out_w;
-  s8.kernel_h = w.kernel_h;
-  s8.kernel_w = w.kernel_w;
-  s8.stride_h = w.stride_h;
-  s8.stride_w = w.stride_w;
-  s8.dilation_h = w.dilation_h;
-  s8.dilation_w = w.dilation_w;
-  s8.pad_top = w.pad_top;
-  s8.pad_left = w.pad_left;
+  copy_window(w, s8);
   return s8;
 }
 
@@ -208,20 +201,14 @@ Kernel prepare_average_s8(const NodeContext& context) {
           }};
 }
 
-OpDef row(std::string_view name, InferFn infer, PrepareFn prepare) {
-  OpDef def{kInternalDomain, name, 1, infer, prepare};
-  def.any_type = true;
-  return def;
-}
-
 const std::array<OpDef, 7> kRows = {
-    row("MaxPool", infer_pool, prepare_max),
-    row("AveragePool", infer_pool, prepare_average),
-    row("GlobalMaxPool", infer_pool, prepare_max),
-    row("GlobalAveragePool", infer_pool, prepare_average),
-    row("QMaxPool", infer_pool, prepare_max_s8),
-    row("QAveragePool", infer_average_s8, prepare_average_s8),
-    row("QGlobalAveragePool", infer_average_s8, prepare_average_s8),
+    internal_row("MaxPool", infer_pool, prepare_max, false),
+    internal_row("AveragePool", infer_pool, prepare_average, false),
+    internal_row("GlobalMaxPool", infer_pool, prepare_max, false),
+    internal_row("GlobalAveragePool", infer_pool, prepare_average, false),
+    internal_row("QMaxPool", infer_pool, prepare_max_s8, false),
+    internal_row("QAveragePool", infer_average_s8, prepare_average_s8, false),
+    internal_row("QGlobalAveragePool", infer_average_s8, prepare_average_s8, false),
 };
 
 }  // namespace

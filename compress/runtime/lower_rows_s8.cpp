@@ -83,14 +83,7 @@ Kernel prepare_conv(const NodeContext& context) {
   params.in_channels = window.channels;
   params.out_channels = w[0];
   params.groups = context.node().int_or("group", 1);
-  params.kernel_h = window.kernel_h;
-  params.kernel_w = window.kernel_w;
-  params.stride_h = window.stride_h;
-  params.stride_w = window.stride_w;
-  params.dilation_h = window.dilation_h;
-  params.dilation_w = window.dilation_w;
-  params.pad_top = window.pad_top;
-  params.pad_left = window.pad_left;
+  copy_window(window, params);
   params.pad_bottom = window.pad_bottom;
   params.pad_right = window.pad_right;
   if (params.groups < 1 || params.out_channels % params.groups != 0 ||
@@ -332,21 +325,14 @@ Kernel prepare_dequantize(const NodeContext& context) {
           }};
 }
 
-OpDef row(std::string_view name, InferFn infer, PrepareFn prepare) {
-  OpDef def{kInternalDomain, name, 1, infer, prepare};
-  def.any_type = true;
-  def.packed_types = true;
-  return def;
-}
-
 const std::array<OpDef, 7> kRows = {
-    row("QConv", infer_conv, prepare_conv),
-    row("QMatMul", infer_matmul, prepare_matmul),
-    row("QAdd", infer_binary, prepare_add),
-    row("QMul", infer_binary, prepare_mul),
-    row("Lookup", infer_like_input, prepare_lookup),
-    row("Quantize", infer_like_input, prepare_quantize),
-    row("Dequantize", infer_dequantize, prepare_dequantize),
+    internal_row("QConv", infer_conv, prepare_conv),
+    internal_row("QMatMul", infer_matmul, prepare_matmul),
+    internal_row("QAdd", infer_binary, prepare_add),
+    internal_row("QMul", infer_binary, prepare_mul),
+    internal_row("Lookup", infer_like_input, prepare_lookup),
+    internal_row("Quantize", infer_like_input, prepare_quantize),
+    internal_row("Dequantize", infer_dequantize, prepare_dequantize),
 };
 
 }  // namespace
