@@ -50,6 +50,7 @@ std::span<const std::span<const OpDef>> families() {
       kFourierOps,
       kGridSampleOps,
       kMlOps,
+      kNgramOps,
       kOptimizerOps,
       kOptionalOps,
       kRandomOps,
