@@ -139,7 +139,10 @@ Taps<Real> taps_of(const GridSpec& spec, size_t d, Real normal) {
   Real x = spec.align_corners ? (normal + 1) / 2 * (size - 1) : ((normal + 1) * size - 1) / 2;
   if (spec.mode == Mode::nearest) x = std::nearbyint(x);  // ties to even
   if (x < low || x > high) {
-    if (spec.padding == Padding::border) x = std::clamp(x, Real(0), size - 1);
+    // Taps of a cubic go over the border one by one, as PyTorch and ONNX Runtime have it (ONNX's
+    // reference moves the whole sample); three pixels outside, all of them read the border.
+    const Real margin = spec.mode == Mode::cubic ? Real(3) : Real(0);
+    if (spec.padding == Padding::border) x = std::clamp(x, -margin, size - 1 + margin);
     if (spec.padding == Padding::reflection) x = reflect(x, low, high);
   }
   Taps<Real> taps;

@@ -15,6 +15,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from goldens_special import special
+
 MS = "com.microsoft"
 ROOT = ""
 SKIPPED = []
@@ -549,6 +551,7 @@ def main():
     for family in (convolutions, pools, products, norms, recurrences, quantization,
                    quantized_elementwise, weight_only, attentions, transformer_pieces):
         family()
+    special(case, rng, f32)
     print(f"{len(os.listdir(ROOT))} cases in {ROOT}")
     for line in SKIPPED:
         print("not done by this runtime:", line)
