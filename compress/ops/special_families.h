@@ -14,7 +14,7 @@ extern const std::span<const OpDef> kDetectionOps;   // detection.cpp
 extern const std::span<const OpDef> kFourierOps;     // fourier.cpp
 extern const std::span<const OpDef> kGridSampleOps;  // grid_sample.cpp
 extern const std::span<const OpDef> kMlOps;          // ml.cpp
-extern const std::span<const OpDef> kNgramOps;        // ngram.cpp
+extern const std::span<const OpDef> kNgramOps;       // ngram.cpp
 extern const std::span<const OpDef> kOptimizerOps;   // optimizer.cpp
 extern const std::span<const OpDef> kOptionalOps;    // optional.cpp
 extern const std::span<const OpDef> kRandomOps;      // random.cpp
