@@ -147,6 +147,8 @@ TEST_CASE("ONNX's node cases pass, but for those listed with a reason") {
     passed += reason.empty();
     const bool expected = listed.count(name) == 0;
     if (reason.empty() == expected) continue;
+    // Fused nodes round less often, which may take a listed case inside of its bound.
+    if (lower && !expected) continue;
     INFO((lower ? "lowered: " : "op by op: ") << name);
     if (expected) FAIL_CHECK(reason);
     if (!expected) FAIL_CHECK("passes, yet not_run.txt lists it: " << listed.at(name));
