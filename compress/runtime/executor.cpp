@@ -28,6 +28,14 @@ bool same_type(const TypeInfo& a, const TensorView& b) {
   return a.dtype == b.dtype && a.shape == b.shape;
 }
 
+std::vector<Shape> shapes_of(std::span<const TensorView> views) {
+  std::vector<Shape> shapes;
+  for (const TensorView& view : views) {
+    if (view.dtype != DType::undefined) shapes.push_back(view.shape);
+  }
+  return shapes;
+}
+
 }  // namespace
 
 Executor::Executor(const Graph& graph, const Model& model, MemoryBudget* budget,
@@ -105,9 +113,9 @@ void Executor::run(std::span<const TensorView> feeds, const RunOptions& options)
     }
     const auto begin = std::chrono::steady_clock::now();
     run_step(step, options);
-    const std::chrono::duration<double, std::milli> taken =
-        std::chrono::steady_clock::now() - begin;
-    step.milliseconds = taken.count();
+    using Milliseconds = std::chrono::duration<double, std::milli>;
+    step.milliseconds = Milliseconds(std::chrono::steady_clock::now() - begin).count();
+    step.start_ms = Milliseconds(begin.time_since_epoch()).count();
   }
 }
 
@@ -251,7 +259,15 @@ void Executor::collect(std::vector<KernelRecord>& records) const {
   for (const Step& step : plan_->steps) {
     const Node& node = graph_.node(step.node);
     if (step.kind == StepKind::control) {
-      records.push_back({node.name, node.op_type, "cpu", "control", step.milliseconds});
+      records.push_back({node.name,
+                         node.op_type,
+                         "cpu",
+                         "control",
+                         step.milliseconds,
+                         step.start_ms,
+                         false,
+                         {},
+                         {}});
       for (const Body& body : node.bodies) {
         const auto row = bodies_.find(body.graph.get());
         if (row != bodies_.end()) row->second->collect(records);
@@ -261,7 +277,8 @@ void Executor::collect(std::vector<KernelRecord>& records) const {
     const std::vector<std::pair<std::string, std::string>> origins = origins_of(node);
     for (size_t i = 0; i < origins.size(); ++i) {
       records.push_back({origins[i].first, origins[i].second, "cpu", step.kernel.name,
-                         i == 0 ? step.milliseconds : 0});
+                         i == 0 ? step.milliseconds : 0, step.start_ms, i > 0,
+                         shapes_of(step.inputs), shapes_of(step.outputs)});
     }
   }
 }

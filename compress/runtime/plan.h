@@ -29,6 +29,7 @@ struct Step {
   std::byte* workspace = nullptr;
   std::vector<ValueId> last_uses;  // pooled values that no later step reads
   double milliseconds = 0;
+  double start_ms = 0;  // on the steady clock
   // dynamic: what `kernel` was prepared for. Tensors are the known contents (empty: not known).
   std::vector<TypeInfo> prepared_types;
   std::vector<Tensor> prepared_constants;

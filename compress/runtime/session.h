@@ -33,6 +33,12 @@ struct KernelRecord {
   std::string device;
   std::string kernel;
   double milliseconds = 0;  // of the last profiled run
+  double start_ms = 0;      // of that run's kernel, on the steady clock
+  // Nodes that one kernel computes have records that follow each other; all but the first are
+  // `fused` and take no time of their own.
+  bool fused = false;
+  std::vector<Shape> inputs;  // of the kernel, omitted ones left out
+  std::vector<Shape> outputs;
 };
 
 class Session {
