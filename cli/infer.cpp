@@ -8,6 +8,7 @@
 #include "cli/progress.h"
 #include "cli/verification.h"
 #include "compress/error.h"
+#include "compress/report/trace.h"
 #include "compress/runtime/session.h"
 #include "compress/verify/distortion.h"
 
@@ -17,6 +18,7 @@ namespace {
 struct Command {
   CommonFlags flags;
   std::string model;
+  std::string profile;
 };
 
 // Samples [first, last) of an array.
@@ -107,7 +109,31 @@ std::vector<NamedTensor> read_feeds(const std::string& path, const Session& sess
   return feeds;
 }
 
-void run_whole(Session& session, const std::vector<NamedTensor>& feeds, int64_t batch,
+// Runs, and keeps what the first run was fed, for the profile.
+class Once {
+ public:
+  Once(Session& session, bool keep) : session_(session), keep_(keep) {}
+  std::vector<Tensor> run(const std::vector<NamedTensor>& feeds) {
+    if (keep_ && first_.empty()) first_ = feeds;
+    return session_.run(feeds);
+  }
+  // Writes a run of its own on the first feeds.
+  void write_trace(const std::string& path, const std::string& model) {
+    session_.run(first_);
+    session_.profile(first_);
+    const TraceProcess process{model, session_.kernels()};
+    AtomicFile file(path, true);
+    file.write(to_trace({&process, 1}));
+    file.commit();
+  }
+
+ private:
+  Session& session_;
+  bool keep_;
+  std::vector<NamedTensor> first_;
+};
+
+void run_whole(Once& session, const std::vector<NamedTensor>& feeds, int64_t batch,
                Progress& progress, Outputs& outputs) {
   int64_t samples = 0;
   for (const NamedTensor& feed : feeds) {
@@ -130,7 +156,7 @@ void run_whole(Session& session, const std::vector<NamedTensor>& feeds, int64_t 
   }
 }
 
-void run_samples(Session& session, SampleSource& data, int64_t batch, Progress& progress,
+void run_samples(Once& session, SampleSource& data, int64_t batch, Progress& progress,
                  Outputs& outputs) {
   const int64_t step = std::max<int64_t>(batch, 1);
   for (int64_t first = 0; first < data.size(); first += step) {
@@ -171,11 +197,13 @@ int run(const Command& command) {
   if (!flags.output.empty() && !flags.force && fs::exists(flags.output, ignored)) {
     fail(ErrorCode::io, "{} exists; --force replaces it", flags.output);
   }
+  if (!command.profile.empty()) check_trace_path(command.profile);
   const Model model = read_onnx(command.model);
   SessionOptions options;
   options.lower = !flags.no_lower;
   options.max_memory = max_memory_bytes(flags);
   Session session(model, options);
+  Once once(session, !command.profile.empty());
   Outputs outputs(session.output_names());
   Progress progress(!flags.quiet && !flags.no_progress);
   progress.stage("running");
@@ -183,17 +211,18 @@ int run(const Command& command) {
     if (!flags.allow_random) {
       fail(ErrorCode::usage, "no data to run on; give --data, or --allow-random for noise");
     }
-    outputs.add(session.run(
+    outputs.add(once.run(
         random_feed(model, input_shapes(flags), flags.seed, std::max<int64_t>(flags.batch, 1))));
   } else if (flags.data.ends_with(".npz")) {
-    run_whole(session, read_feeds(flags.data, session), flags.batch, progress, outputs);
+    run_whole(once, read_feeds(flags.data, session), flags.batch, progress, outputs);
   } else {
     const auto data = open_dataset({flags.data, ""}, model, data_files());
-    run_samples(session, *data, flags.batch, progress, outputs);
+    run_samples(once, *data, flags.batch, progress, outputs);
   }
   progress.clear();
   const std::vector<NamedTensor> joined = outputs.joined();
   if (!flags.output.empty()) write_npz(flags.output, joined, true);
+  if (!command.profile.empty()) once.write_trace(command.profile, command.model);
   if (flags.quiet) return kDone;
   std::string text;
   for (const NamedTensor& output : joined) text += describe(output);
@@ -209,6 +238,7 @@ Run add_infer(CLI::App& program) {
       "Examples:\n"
       "  compress infer model.onnx --data x.npz -o y.npz\n"
       "  compress infer model.onnx --data images.json -o y.npz --batch 16\n"
+      "  compress infer model.onnx --allow-random --profile run.json\n"
       "Arrays of an .npz are fed whole (with --batch N: in slices of axis 0); any other data "
       "sample\n"
       "by sample. Outputs keep their names, joined on axis 0.\n");
@@ -221,6 +251,10 @@ Run add_infer(CLI::App& program) {
       ->type_name("PATH");
   command->add_option("-o,--output", state->flags.output, "where the outputs go")
       ->type_name("FILE.npz");
+  command
+      ->add_option("--profile", state->profile,
+                   "write the kernels of one run as a trace (chrome://tracing, Perfetto)")
+      ->type_name("FILE.json");
   command->add_flag("-f,--force", state->flags.force, "replace an existing output");
   command->add_flag("--allow-random", state->flags.allow_random, "run once on seeded noise");
   add_model_flags(*command, state->flags);

@@ -2,6 +2,7 @@
 #include <map>
 #include <set>
 
+#include "cli/explaining.h"
 #include "cli/machine.h"
 #include "cli/verification.h"
 #include "compress/error.h"
@@ -19,6 +20,8 @@ struct Command {
   bool ops = false;
   bool passes = false;
   bool tensors = false;
+  bool explain = false;
+  bool rules_only = false;
 };
 
 std::string list_ops() {
@@ -345,6 +348,26 @@ std::string printable_lines(const std::string& text) {
   return out;
 }
 
+// Runs the model once on noise; where that fails, what ONNX Runtime does is told all the same.
+Explanation explain_alone(Model& model, const Command& command, std::vector<std::string>& notes) {
+  name_nodes(model);
+  std::vector<NamedTensor> feed;
+  std::vector<KernelRecord> kernels;
+  try {
+    feed = random_feed(model, input_shapes(command.flags), command.flags.seed, command.flags.batch);
+    SessionOptions options;
+    options.lower = !command.flags.no_lower;
+    options.max_memory = max_memory_bytes(command.flags);
+    Session session(model, options);
+    kernels = profile_kernels(session, feed);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::internal) throw;
+    notes.push_back(fmt::format("not run here: {}; name sizes with --input-shape", error.what()));
+  }
+  return explain_model(model, command.model, feed, std::move(kernels), !command.rules_only, nullptr,
+                       notes);
+}
+
 int run(const Command& command) {
   apply(command.flags);
   if (command.ops) print(list_ops());
@@ -353,10 +376,20 @@ int run(const Command& command) {
     if (command.ops || command.passes) return kDone;
     fail(ErrorCode::usage, "no model; name one, or --ops, or --passes");
   }
-  const Model model = read_onnx(command.model);
-  const Json json = describe(model, command.model, command.tensors);
+  Model model = read_onnx(command.model);
+  Json json = describe(model, command.model, command.tensors);
+  std::string text;
+  if (command.explain) {
+    std::vector<std::string> notes;
+    const Explanation explanation = explain_alone(model, command, notes);
+    json["explain"] = explanation_json(explanation);
+    json["notes"] = notes;
+    text = explanation_lines(explanation);
+    for (const std::string& note : notes) text += "note: " + printable(note) + "\n";
+    text += explanation_table(explanation);
+  }
   print(command.flags.json ? json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"
-                           : printable_lines(table(json)));
+                           : printable_lines(table(json)) + text);
   return kDone;
 }
 
@@ -369,13 +402,25 @@ Run add_inspect(CLI::App& program) {
       "Examples:\n"
       "  compress inspect model.onnx\n"
       "  compress inspect model.onnx --tensors --json\n"
-      "  compress inspect --ops\n");
+      "  compress inspect int8.onnx --explain\n"
+      "  compress inspect --ops\n"
+      "--explain tells why a quantized model is not faster: which nodes ONNX Runtime computes in\n"
+      "integers, which in float, which weights it dequantizes on each run, by rule, or as its "
+      "own\n"
+      "optimizer says where Python has onnxruntime (COMPRESS_PYTHON names another Python).\n");
   auto state = std::make_shared<Command>();
   command->add_option("MODEL", state->model, "the model to read (.onnx)");
   command->add_flag("--json", state->flags.json, "print JSON");
   command->add_flag("--tensors", state->tensors, "list each weight with its type");
+  command->add_flag("--explain", state->explain,
+                    "run it once on noise: the kernel of each node here and in ONNX Runtime, and "
+                    "what keeps it from being faster");
+  command->add_flag("--rules-only", state->rules_only,
+                    "with --explain: do not ask ONNX Runtime, even where Python has it");
   command->add_flag("--ops", state->ops, "list the operators that this program runs");
   command->add_flag("--passes", state->passes, "list the steps and their passes");
+  add_model_flags(*command, state->flags);
+  add_run_flags(*command, state->flags);
   return [state] { return run(*state); };
 }
 

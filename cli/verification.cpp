@@ -4,9 +4,13 @@
 #include <cstdio>
 #include <set>
 
+#include "cli/explaining.h"
+#include "cli/load.h"
 #include "cli/machine.h"
+#include "cli/onnxruntime.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "compress/report/trace.h"
 #include "compress/runtime/session.h"
 #include "formats/file.h"
 
@@ -41,19 +45,6 @@ SessionOptions session_options(const CommonFlags& flags) {
   return options;
 }
 
-// What timing runs on: a batch of real samples, or noise.
-std::vector<NamedTensor> timing_feed(const Model& model, JobData& data, const CommonFlags& flags) {
-  if (data.evaluation == nullptr) {
-    return random_feed(model, input_shapes(flags), flags.seed, flags.batch);
-  }
-  std::vector<int64_t> batch;
-  for (int64_t i = 0; i < flags.batch; ++i) {
-    const size_t at = static_cast<size_t>(i) % data.evaluation_indices.size();
-    batch.push_back(data.evaluation_indices[at]);
-  }
-  return join(*data.evaluation, batch).inputs;
-}
-
 std::optional<ResourceUse> measure(const std::string& path, const CommonFlags& flags,
                                    const std::vector<NamedTensor>& feed) {
   std::vector<std::string> arguments = {"measure-one", path,
@@ -75,7 +66,7 @@ std::optional<ResourceUse> measure(const std::string& path, const CommonFlags& f
   return ResourceUse{json.at("peak_memory_bytes"), json.at("cpu_percent")};
 }
 
-void evaluate_accuracy(Session& reference, Session& candidate, JobData& data,
+void evaluate_accuracy(const Runner& reference, const Runner& candidate, JobData& data,
                        const CommonFlags& flags, Progress& progress, Report& report) {
   if (data.evaluation == nullptr) {
     report.data = "none";
@@ -104,8 +95,8 @@ void compare_insides(const Model& reference, const Model& candidate, JobData& da
   if (layers.truncated) report.notes.push_back("layers: only those that fit in 1 GB were compared");
 }
 
-void time_models(Session& reference, Session& candidate, const std::vector<NamedTensor>& feed,
-                 const CommonFlags& flags, Report& report) {
+void time_models(const Runner& reference, const Runner& candidate,
+                 const std::vector<NamedTensor>& feed, const CommonFlags& flags, Report& report) {
   BenchmarkOptions options;
   options.seconds = flags.time_budget;
   options.batch = flags.batch;
@@ -122,7 +113,9 @@ void time_models(Session& reference, Session& candidate, const std::vector<Named
 void run_timing(Session& reference, Session& candidate, const std::vector<NamedTensor>& feed,
                 const CommonFlags& flags, Report& report) {
   candidate.run(feed);
-  if (flags.time_budget > 0) time_models(reference, candidate, feed, flags, report);
+  if (flags.time_budget > 0) {
+    time_models(runner_of(reference), runner_of(candidate), feed, flags, report);
+  }
   candidate.profile(feed);
   // A node that was fused into another's kernel is listed with it, once.
   std::set<std::string> seen;
@@ -130,6 +123,65 @@ void run_timing(Session& reference, Session& candidate, const std::vector<NamedT
     if (!seen.insert(row.node).second && row.milliseconds == 0) continue;
     report.kernels.push_back({row.node, row.op, row.device, row.kernel, row.milliseconds});
   }
+}
+
+TraceProcess profiled(Session& session, const std::vector<NamedTensor>& feed, const char* role,
+                      const Model& model) {
+  session.run(feed);
+  session.profile(feed);
+  return {fmt::format("{}: {}", role, model.path), session.kernels()};
+}
+
+void write_trace(const std::string& path, const std::vector<TraceProcess>& runs) {
+  AtomicFile file(path, true);
+  file.write(to_trace(runs));
+  file.commit();
+}
+
+// Kernels of one run in our own engine; why there are none is a note.
+std::vector<KernelRecord> kernels_here(const Model& model, const std::vector<NamedTensor>& feed,
+                                       const CommonFlags& flags, Report& report) {
+  try {
+    Session session(model, session_options(flags));
+    return profile_kernels(session, feed);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::internal) throw;
+    report.notes.push_back(fmt::format("not run in this program's own engine: {}", error.what()));
+    return {};
+  }
+}
+
+// The same comparison in ONNX Runtime, a process a model.
+void verify_elsewhere(const Model& reference, const Model& candidate, JobData& data,
+                      const CommonFlags& flags, Progress& progress, Report& report,
+                      const VerifyExtras& extras) {
+  OnnxRuntime a(extras.engine_timeout);
+  OnnxRuntime b(extras.engine_timeout);
+  report.engine = b.version();
+  const std::vector<NamedTensor> feed = timing_feed(reference, data, flags, flags.batch);
+  in_context([&] { return "the reference, " + reference.path; },
+             [&] { a.open(reference.path, thread_count()); });
+  in_context([&] { return "the candidate, " + candidate.path; },
+             [&] { b.open(candidate.path, thread_count()); });
+  evaluate_accuracy(a.runner(), b.runner(), data, flags, progress, report);
+  progress.clear();
+  if (flags.time_budget > 0) time_models(a.runner(), b.runner(), feed, flags, report);
+  if (!extras.profile.empty()) {
+    write_trace(
+        extras.profile,
+        {{"reference: " + reference.path, a.profile(reference.path, feed, thread_count())},
+         {"candidate: " + candidate.path, b.profile(candidate.path, feed, thread_count())}});
+  }
+  report.weights = compare_weights(reference, candidate);
+  report.reference_use = a.resources();
+  report.candidate_use = b.resources();
+  load_elsewhere(a, b, reference, candidate, data, flags, extras, report);
+  if (!extras.explain) return;
+  Model named = candidate;
+  name_nodes(named);
+  report.explanation =
+      explain_model(named, candidate.path, feed, kernels_here(named, feed, flags, report),
+                    !extras.rules_only, &b, report.notes);
 }
 
 }  // namespace
@@ -161,19 +213,33 @@ void check_measurable(const GateSet& set, const CommonFlags& flags, SampleSource
 }
 
 void verify_models(const Model& reference, const Model& candidate, JobData& data,
-                   const CommonFlags& flags, Progress& progress, Report& report) {
+                   const CommonFlags& flags, Progress& progress, Report& report,
+                   const VerifyExtras& extras) {
   for (const std::string& note : data.notes) report.notes.push_back(note);
-  const std::vector<NamedTensor> feed = timing_feed(reference, data, flags);
+  if (extras.onnxruntime) {
+    return verify_elsewhere(reference, candidate, data, flags, progress, report, extras);
+  }
+  const std::vector<NamedTensor> feed = timing_feed(reference, data, flags, flags.batch);
   {
     const SessionOptions options = session_options(flags);
     Session reference_session = in_context([&] { return "the reference, " + reference.path; },
                                            [&] { return Session(reference, options); });
     Session candidate_session = in_context([&] { return "the candidate, " + candidate.path; },
                                            [&] { return Session(candidate, options); });
-    evaluate_accuracy(reference_session, candidate_session, data, flags, progress, report);
+    evaluate_accuracy(runner_of(reference_session), runner_of(candidate_session), data, flags,
+                      progress, report);
     progress.clear();
     try {
       run_timing(reference_session, candidate_session, feed, flags, report);
+      if (extras.explain) {
+        report.explanation =
+            explain_model(candidate, candidate.path, feed, profile_kernels(candidate_session, feed),
+                          !extras.rules_only, nullptr, report.notes);
+      }
+      if (!extras.profile.empty()) {
+        write_trace(extras.profile, {profiled(reference_session, feed, "reference", reference),
+                                     profiled(candidate_session, feed, "candidate", candidate)});
+      }
     } catch (const Error& error) {
       // Noise of a guessed shape may not fit the model; that proves nothing against the result.
       if (data.evaluation != nullptr || error.code() == ErrorCode::internal) throw;
@@ -184,6 +250,7 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
     }
   }
   compare_insides(reference, candidate, data, flags, report);
+  load_here(reference, candidate, session_options(flags), data, flags, extras, report);
   report.reference_use = measure(reference.path, flags, feed);
   report.candidate_use = measure(candidate.path, flags, feed);
   if (!report.reference_use || !report.candidate_use) {

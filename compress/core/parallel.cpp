@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <cstdlib>
 #include <exception>
@@ -12,8 +13,9 @@
 namespace compress {
 namespace {
 
-int& requested_threads() {
-  static int threads = std::max(1, omp_get_num_procs());
+// Several threads that run models of their own set and read it.
+std::atomic<int>& requested_threads() {
+  static std::atomic<int> threads = std::max(1, omp_get_num_procs());
   return threads;
 }
 

@@ -104,6 +104,23 @@ Json speed_json(const SpeedRow& row) {
           {"speedup_ci", {row.benchmark.speedup_low, row.benchmark.speedup_high}}};
 }
 
+Json load_side_json(const LoadSide& side) {
+  Json out = timing_json(side.timing);
+  out["runs"] = side.runs;
+  return out;
+}
+
+Json load_json(const LoadRow& row) {
+  return {{"device", row.device},
+          {"concurrency", row.concurrency},
+          {"threads", row.threads},
+          {"batch", row.batch},
+          {"seconds", row.seconds},
+          {"reference", load_side_json(row.reference)},
+          {"candidate", load_side_json(row.candidate)},
+          {"speedup", row.speedup}};
+}
+
 }  // namespace
 
 bool Report::passed() const {
@@ -159,11 +176,16 @@ Json to_json(const Report& report) {
     }
   }
   json["passes"] = passes_json(report.passes);
+  json["engine"] = report.engine;
   json["data"] = report.data;
   if (report.evaluation) json["accuracy"] = accuracy_json(*report.evaluation);
   json["similarity"] = similarity_json(report);
   json["speed"] = Json::array();
   for (const SpeedRow& row : report.speed) json["speed"].push_back(speed_json(row));
+  if (!report.load.empty()) {
+    json["load"] = Json::array();
+    for (const LoadRow& row : report.load) json["load"].push_back(load_json(row));
+  }
   if (report.reference_use && report.candidate_use) {
     json["resources"] = {{"reference", use_json(*report.reference_use)},
                          {"candidate", use_json(*report.candidate_use)}};
@@ -176,6 +198,7 @@ Json to_json(const Report& report) {
                                {"kernel", row.kernel},
                                {"ms", row.ms}});
   }
+  if (report.explanation) json["explain"] = explanation_json(*report.explanation);
   json["metrics"] = Json::object();
   for (const auto& [name, value] : measurements(report)) {
     json["metrics"][name] = {{"reference", spelled(value.reference)},

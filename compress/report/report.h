@@ -9,7 +9,9 @@
 #include "compress/recipe.h"
 #include "compress/verify/benchmark.h"
 #include "compress/verify/evaluate.h"
+#include "compress/verify/explain.h"
 #include "compress/verify/layers.h"
+#include "compress/verify/load.h"
 #include "compress/verify/metric.h"
 #include "compress/verify/resources.h"
 
@@ -84,9 +86,12 @@ struct Report {
   std::vector<LayerSimilarity> layers;
   std::vector<WeightSimilarity> weights;
   std::vector<SpeedRow> speed;
+  std::string engine = "compress";  // or "onnxruntime 1.32.0": what ran the models
+  std::vector<LoadRow> load;
   std::optional<ResourceUse> reference_use;
   std::optional<ResourceUse> candidate_use;
   std::vector<KernelRow> kernels;
+  std::optional<Explanation> explanation;  // of the candidate
   std::vector<GateResult> gates;
   double seconds = 0;
   uint64_t peak_memory_bytes = 0;
@@ -98,6 +103,18 @@ struct Report {
 Measurements measurements(const Report& report);
 
 Json to_json(const Report& report);
+Json explanation_json(const Explanation& explanation);
+// "why: ..." lines, then a line a node that runs.
+std::string explanation_lines(const Explanation& explanation);
+std::string explanation_table(const Explanation& explanation);
+// The same for Markdown and HTML: reasons, and the nodes behind a fold.
+std::string explanation_markdown(const Explanation& explanation);
+std::string explanation_html(const Explanation& explanation);
+
+// Text that cannot end the format around it; control characters are spelled out.
+std::string escape_markdown(std::string_view text);
+std::string escape_xml(std::string_view text);
+
 // The summary for a terminal.
 std::string to_table(const Report& report);
 // The same for a pull request or a job summary.

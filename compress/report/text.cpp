@@ -116,6 +116,66 @@ std::vector<Line> lines_of(const Report& report) {
   return lines;
 }
 
+// The load test as rows of cells; the first row is the head.
+std::vector<std::vector<std::string>> load_cells(const Report& report) {
+  std::vector<std::vector<std::string>> rows = {{"clients", "batch", "reference p50 / p90 / p99",
+                                                 "throughput", "candidate p50 / p90 / p99",
+                                                 "throughput", "gain"}};
+  const auto times_of = [](const LoadSide& side) {
+    return fmt::format("{:.2f} / {:.2f} / {:.2f} ms", side.timing.median_ms, side.timing.p90_ms,
+                       side.timing.p99_ms);
+  };
+  for (const LoadRow& row : report.load) {
+    rows.push_back(
+        {fmt::format("{} x {} thread{}", row.concurrency, row.threads, row.threads == 1 ? "" : "s"),
+         std::to_string(row.batch), times_of(row.reference),
+         number(row.reference.timing.throughput, "1/s"), times_of(row.candidate),
+         number(row.candidate.timing.throughput, "1/s"), fmt::format("{:.2f}x", row.speedup)});
+  }
+  return rows;
+}
+
+std::string load_table(const Report& report) {
+  if (report.load.empty()) return "";
+  const auto rows = load_cells(report);
+  std::vector<size_t> width(rows[0].size(), 0);
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  }
+  std::string out = "under load (throughput in samples)\n";
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      out += fmt::format("  {:>{}}", row[i], width[i]);
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+std::string load_markdown(const Report& report) {
+  if (report.load.empty()) return "";
+  std::string out = "\nUnder load (throughput in samples):\n\n";
+  const auto rows = load_cells(report);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    out += fmt::format("| {} |\n", fmt::join(rows[i], " | "));
+    if (i == 0) out += "|--:|--:|--:|--:|--:|--:|--:|\n";
+  }
+  return out;
+}
+
+std::string load_html(const Report& report) {
+  if (report.load.empty()) return "";
+  std::string out = "<h2>Under load</h2><table>\n";
+  const auto rows = load_cells(report);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const char* cell = i == 0 ? "th" : "td";
+    out += "<tr>";
+    for (const std::string& text : rows[i]) out += fmt::format("<{0}>{1}</{0}>", cell, text);
+    out += "</tr>\n";
+  }
+  return out + "</table>\n";
+}
+
 // "kept in float: 12 nodes: reason (first, second, ...)", most frequent first.
 std::vector<std::string> skip_lines(const Report& report) {
   std::map<std::string, std::vector<std::string>> by_reason;
@@ -182,6 +242,22 @@ std::string columns(const std::vector<Line>& lines) {
   return out;
 }
 
+std::string data_line(const Report& report) {
+  const std::string engine = report.engine == "compress" ? "" : "; engine: " + report.engine;
+  if (!report.evaluation) return fmt::format("data: {}{}", report.data, engine);
+  return fmt::format("data: {}; {} samples{}{}", report.data, report.evaluation->samples,
+                     report.evaluation->labelled ? "" : ", no labels", engine);
+}
+
+std::string verdict(const Report& report) { return report.passed() ? "PASSED" : "FAILED"; }
+
+std::string extension_of(std::string_view path) {
+  const size_t dot = path.rfind('.');
+  return dot == std::string_view::npos ? "" : std::string(path.substr(dot + 1));
+}
+
+}  // namespace
+
 std::string escape_markdown(std::string_view text) {
   std::string out;
   for (const char c : printable(text)) {
@@ -214,21 +290,6 @@ std::string escape_xml(std::string_view text) {
   return out;
 }
 
-std::string data_line(const Report& report) {
-  if (!report.evaluation) return fmt::format("data: {}", report.data);
-  return fmt::format("data: {}; {} samples{}", report.data, report.evaluation->samples,
-                     report.evaluation->labelled ? "" : ", no labels");
-}
-
-std::string verdict(const Report& report) { return report.passed() ? "PASSED" : "FAILED"; }
-
-std::string extension_of(std::string_view path) {
-  const size_t dot = path.rfind('.');
-  return dot == std::string_view::npos ? "" : std::string(path.substr(dot + 1));
-}
-
-}  // namespace
-
 std::string human_bytes(uint64_t bytes) {
   const double value = static_cast<double>(bytes);
   if (bytes < 1000) return fmt::format("{} B", bytes);
@@ -243,7 +304,9 @@ std::string to_table(const Report& report) {
     out += fmt::format("{} -> {}\n", printable(report.reference->path),
                        printable(report.candidate->path));
   }
+  if (report.explanation) out += explanation_lines(*report.explanation);
   out += columns(lines_of(report));
+  out += load_table(report);
   out += printable(data_line(report)) + "\n";
   const auto worst = worst_layers(report, 3);
   if (!worst.empty()) {
@@ -259,6 +322,7 @@ std::string to_table(const Report& report) {
     out += fmt::format("gate: {} is {:.6g}: {}\n", gate.expression, gate.value,
                        gate.passed ? "passed" : "FAILED");
   }
+  if (report.explanation) out += explanation_table(*report.explanation);
   if (!report.gates.empty()) out += verdict(report) + "\n";
   return out;
 }
@@ -270,11 +334,18 @@ std::string to_markdown(const Report& report) {
     out += fmt::format("`{}` -> `{}`\n\n", printable(report.reference->path),
                        printable(report.candidate->path));
   }
+  if (report.explanation) {
+    for (const std::string& line : report.explanation->why) {
+      out += "- " + escape_markdown(line) + "\n";
+    }
+    out += "\n";
+  }
   out += "| | reference | candidate | |\n|---|--:|--:|---|\n";
   for (const Line& line : lines_of(report)) {
     out += fmt::format("| {} | {} | {} | {} |\n", line.label, line.reference, line.candidate,
                        line.change);
   }
+  out += load_markdown(report);
   out += "\n" + escape_markdown(data_line(report)) + "\n";
   if (!report.gates.empty()) {
     out += "\n| gate | value | |\n|---|--:|---|\n";
@@ -298,6 +369,7 @@ std::string to_markdown(const Report& report) {
     }
     out += "\n</details>\n";
   }
+  if (report.explanation) out += explanation_markdown(*report.explanation);
   out += fmt::format("\n{}, {}, {} threads; compress {}\n", report.machine.cpu, report.machine.isa,
                      report.machine.threads, report.version);
   return out;
@@ -317,13 +389,21 @@ std::string to_html(const Report& report) {
     out += fmt::format("<p>{} &rarr; {}</p>\n", escape_xml(report.reference->path),
                        escape_xml(report.candidate->path));
   }
+  if (report.explanation) {
+    out += "<ul>\n";
+    for (const std::string& line : report.explanation->why) {
+      out += fmt::format("<li>{}</li>\n", escape_xml(line));
+    }
+    out += "</ul>\n";
+  }
   out += "<table><tr><th></th><th>reference</th><th>candidate</th><th></th></tr>\n";
   for (const Line& line : lines_of(report)) {
     out += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                        escape_xml(line.label), escape_xml(line.reference),
                        escape_xml(line.candidate), escape_xml(line.change));
   }
-  out += fmt::format("</table>\n<p>{}</p>\n", escape_xml(data_line(report)));
+  out += "</table>\n" + load_html(report);
+  out += fmt::format("<p>{}</p>\n", escape_xml(data_line(report)));
   if (!report.gates.empty()) out += "<h2>Gates</h2><table>\n";
   for (const GateResult& gate : report.gates) {
     out += fmt::format("<tr><td>{}</td><td>{:.6g}</td><td{}>{}</td></tr>\n",
@@ -339,6 +419,7 @@ std::string to_html(const Report& report) {
     }
     out += "</table>\n";
   }
+  if (report.explanation) out += explanation_html(*report.explanation);
   if (!report.kernels.empty()) {
     out += "<h2>Kernels</h2><table><tr><th>node</th><th>op</th><th>ms</th><th>kernel</th></tr>\n";
     for (const KernelRow& row : report.kernels) {

@@ -34,12 +34,6 @@ uint64_t next_random(uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-double time_once(Session& session, std::span<const NamedTensor> feeds) {
-  const auto start = Clock::now();
-  session.run_discarding(feeds);
-  return since_ms(start);
-}
-
 }  // namespace
 
 Timing timing_of(std::vector<double> milliseconds, int64_t batch) {
@@ -74,15 +68,20 @@ std::pair<double, double> bootstrap_ratio(std::span<const double> reference,
 
 Benchmark benchmark(Session& reference, Session& candidate, std::span<const NamedTensor> feeds,
                     const BenchmarkOptions& options) {
+  return benchmark(runner_of(reference), runner_of(candidate), feeds, options);
+}
+
+Benchmark benchmark(const Runner& reference, const Runner& candidate,
+                    std::span<const NamedTensor> feeds, const BenchmarkOptions& options) {
   const auto start = Clock::now();
   const auto elapsed = [&] { return since_ms(start) / 1000; };
-  // Plans are made by run(); the rest of the warm-up fills caches and lets the clock rise.
-  reference.run(feeds);
-  candidate.run(feeds);
+  // The first run makes plans; the rest of the warm-up fills caches and lets the clock rise.
+  reference.prepare(feeds);
+  candidate.prepare(feeds);
   const double warm_up = std::min(options.seconds / 10, 0.5);
   for (int i = 0; i < 100 && (i < 2 || elapsed() < warm_up) && elapsed() < options.seconds; ++i) {
-    reference.run_discarding(feeds);
-    candidate.run_discarding(feeds);
+    reference.time();
+    candidate.time();
   }
   // Enough for a narrow interval: a budget is a limit, not a duty.
   const double enough = std::min(options.seconds, 5.0);
@@ -93,11 +92,11 @@ Benchmark benchmark(Session& reference, Session& candidate, std::span<const Name
     if (round >= 200 && elapsed() >= enough) break;
     // Who goes first alternates, so that neither always finds the other's cache.
     if (round % 2 == 0) {
-      ours.push_back(time_once(reference, feeds));
-      theirs.push_back(time_once(candidate, feeds));
+      ours.push_back(reference.time());
+      theirs.push_back(candidate.time());
     } else {
-      theirs.push_back(time_once(candidate, feeds));
-      ours.push_back(time_once(reference, feeds));
+      theirs.push_back(candidate.time());
+      ours.push_back(reference.time());
     }
   }
   Benchmark out;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compress/runtime/session.h"
+#include "compress/verify/runner.h"
 
 namespace compress {
 
@@ -41,6 +42,8 @@ Timing timing_of(std::vector<double> milliseconds, int64_t batch);
 std::pair<double, double> bootstrap_ratio(std::span<const double> reference,
                                           std::span<const double> candidate, uint64_t seed);
 
+Benchmark benchmark(const Runner& reference, const Runner& candidate,
+                    std::span<const NamedTensor> feeds, const BenchmarkOptions& options);
 Benchmark benchmark(Session& reference, Session& candidate, std::span<const NamedTensor> feeds,
                     const BenchmarkOptions& options);
 

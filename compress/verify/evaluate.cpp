@@ -32,10 +32,9 @@ struct Side {
   std::vector<double> cosines;                       // one a pair
 };
 
-std::vector<Compared> match_outputs(const Session& reference, const Session& candidate,
+std::vector<Compared> match_outputs(const std::vector<std::string>& ours,
+                                    const std::vector<std::string>& theirs,
                                     std::vector<std::string>& notes) {
-  const auto ours = reference.output_names();
-  const auto theirs = candidate.output_names();
   std::vector<Compared> out;
   for (size_t i = 0; i < ours.size(); ++i) {
     const auto at = std::find(theirs.begin(), theirs.end(), ours[i]);
@@ -183,8 +182,13 @@ Measurements accuracy_of(const Side& reference, const Side& candidate, bool posi
 
 Evaluation evaluate(Session& reference, Session& candidate, SampleSource& data,
                     const std::vector<int64_t>& indices, const EvaluateOptions& options) {
+  return evaluate(runner_of(reference), runner_of(candidate), data, indices, options);
+}
+
+Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSource& data,
+                    const std::vector<int64_t>& indices, const EvaluateOptions& options) {
   Evaluation result;
-  std::vector<Compared> outputs = match_outputs(reference, candidate, result.notes);
+  std::vector<Compared> outputs = match_outputs(reference.outputs, candidate.outputs, result.notes);
   size_t metric = 0;
   if (!options.metric_output.empty()) {
     const auto at = std::find_if(outputs.begin(), outputs.end(), [&](const Compared& row) {

@@ -10,6 +10,7 @@
 #include "compress/runtime/sample_source.h"
 #include "compress/runtime/session.h"
 #include "compress/verify/metric.h"
+#include "compress/verify/runner.h"
 
 namespace compress {
 
@@ -44,6 +45,8 @@ struct Evaluation {
 
 // Fails (usage) where labels do not fit the metric output; (invalid_model) where an output's shapes
 // differ. Scores of pairs are used for those pairs whose both samples are among `indices`.
+Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSource& data,
+                    const std::vector<int64_t>& indices, const EvaluateOptions& options);
 Evaluation evaluate(Session& reference, Session& candidate, SampleSource& data,
                     const std::vector<int64_t>& indices, const EvaluateOptions& options);
 

@@ -44,9 +44,9 @@ class Case(unittest.TestCase):
                          f"{words}\n{result.stdout[-800:]}\n{result.stderr[-800:]}")
         return result
 
-    def one_line(self, *words, expect, says=""):
+    def one_line(self, *words, expect, says="", env=None):
         """A failure is one line on standard error, and nothing on standard output."""
-        result = self.run_program(*words, expect=expect)
+        result = self.run_program(*words, expect=expect, env=env)
         lines = result.stderr.splitlines()
         self.assertEqual(len(lines), 1, result.stderr)
         self.assertTrue(lines[0].startswith("error: "), lines[0])
@@ -107,6 +107,18 @@ class Usage(Case):
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--gate", "tpo1>1"), "tpo1"),
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--baseline", F / "none.json"), None),
                 (("inspect",), "no model"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--engine", "tvm"), "--engine"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--batch", "1,x"), "1,4,16"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--batch", "0"), "--batch '0'"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--concurrency", "0"), "--concurrency"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--concurrency", "2",
+                  "--time-budget", "0"), "--time-budget"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--profile", "p.txt"), ".json"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--profile", "p.json", "--report",
+                  "p.json"), "--report"),
+                (("verify", F / "conv.onnx", F / "conv.onnx", "--engine", "onnxruntime",
+                  "--no-lower"), "--no-lower"),
+                (("infer", F / "conv.onnx", "--allow-random", "--profile", "p"), ".json"),
                 (("calibrate", F / "conv.onnx", "-o", "s.npz"), "--data")):
             expect = 1 if says is None else 2
             self.one_line(*words, expect=expect, says=says or "none.json")
@@ -397,6 +409,243 @@ class Data(Case):
         self.assertIn("fuse_batch_norm", self.run_program("inspect", "--passes").stdout)
         self.assertIn("unsupported operator",
                       self.run_program("inspect", F / "unsupported.onnx").stdout)
+
+
+def python_with_onnxruntime():
+    """A Python that has onnxruntime, or None: the tests that need it are then skipped."""
+    cached = os.path.expanduser("~/.cache/compress/venv/bin/python")
+    for python in (os.environ.get("COMPRESS_PYTHON"), cached, "python3"):
+        if not python:
+            continue
+        try:
+            found = subprocess.run([python, "-c", "import onnxruntime, numpy"], check=False,
+                                   capture_output=True, timeout=60)
+        except OSError:
+            continue
+        if found.returncode == 0:
+            return python
+    return None
+
+
+ORT = python_with_onnxruntime()
+
+
+class Explain(Case):
+    def quantized(self):
+        self.run_program("quantize", F / "conv.onnx", "-o", "q.onnx", "--mode", "static", "--data",
+                         F / "test.npz", "--no-verify", "--force")
+
+    def test_inspect_tells_what_is_not_quantized(self):
+        text = self.run_program("inspect", F / "conv.onnx", "--explain", "--rules-only").stdout
+        self.assertTrue(text.startswith(str(F / "conv.onnx")))
+        self.assertIn("why: nothing in this model is quantized", text)
+
+    def test_every_node_has_a_kernel_and_a_fate(self):
+        self.quantized()
+        shown = json.loads(self.run_program("inspect", "q.onnx", "--explain", "--rules-only",
+                                            "--json").stdout)["explain"]
+        self.assertEqual(shown["source"], "rules")
+        self.assertTrue(shown["why"])
+        by_op = {row["op"]: row for row in shown["nodes"]}
+        self.assertEqual(by_op["Conv"]["onnxruntime"]["runs"], "integer")
+        self.assertEqual(by_op["Conv"]["onnxruntime"]["kernel"], "QLinearConv")
+        self.assertEqual(by_op["Conv"]["multiply_adds"], 10 * 28 * 28)
+        self.assertTrue(by_op["Conv"]["kernel"])
+        self.assertEqual(shown["multiply_adds"]["integer"], shown["multiply_adds"]["total"])
+
+    def test_verify_says_why_above_the_figures(self):
+        self.quantized()
+        result = self.run_program("verify", F / "conv.onnx", "q.onnx", "--explain", "--rules-only",
+                                  "--report", "r.md", "--report", "r.json", "--report", "r.html",
+                                  *QUICK)
+        self.assertLess(result.stdout.index("why: "), result.stdout.index("latency"))
+        self.assertIn("QLinearConv", result.stdout)
+        for name in ("r.md", "r.json", "r.html"):
+            self.assertIn("QLinearConv", (self.dir / name).read_text())
+
+    def test_a_python_that_was_named_and_is_missing_is_noted(self):
+        result = self.run_program("inspect", F / "conv.onnx", "--explain",
+                                  env={"COMPRESS_PYTHON": "/no/such/python"})
+        self.assertIn("note: explained by rule", result.stdout)
+        self.assertIn("/no/such/python", result.stdout)
+
+    def test_a_model_that_does_not_run_here_is_explained_all_the_same(self):
+        result = self.run_program("inspect", F / "unsupported.onnx", "--explain", "--rules-only")
+        self.assertIn("note: not run here", result.stdout)
+
+    @unittest.skipUnless(ORT, "no Python with onnxruntime")
+    def test_onnxruntime_is_asked(self):
+        self.quantized()
+        shown = json.loads(self.run_program("inspect", "q.onnx", "--explain", "--json",
+                                            env={"COMPRESS_PYTHON": ORT}).stdout)
+        explain = shown["explain"]
+        self.assertTrue(explain["source"].startswith("onnxruntime 1."), explain["source"])
+        self.assertEqual(explain["against_rules"], 0)
+        conv = [row for row in explain["nodes"] if row["op"] == "Conv"][0]
+        self.assertEqual(conv["onnxruntime"]["kernel"], "QLinearConv")
+
+
+class Engine(Case):
+    WORDS = ["verify", F / "conv.onnx", F / "conv.onnx", "--engine", "onnxruntime", "--report",
+             "r.json", *QUICK]
+
+    def fake(self, script):
+        path = self.dir / "python"
+        path.write_text("#!/bin/sh\n" + script)
+        path.chmod(0o755)
+        return {"COMPRESS_PYTHON": str(path)}
+
+    def refused(self, env, says, *more):
+        result = self.run_program(*self.WORDS, *more, expect=1, env=env)
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 1, result.stderr)
+        self.assertTrue(lines[0].startswith("error: "), lines[0])
+        self.assertIn(says, lines[0])
+        self.assertEqual(result.stdout, "")
+        self.assertFalse((self.dir / "r.json").exists())
+
+    def test_no_python(self):
+        self.refused({"COMPRESS_PYTHON": "/no/such/python"}, "COMPRESS_PYTHON")
+        self.refused({"COMPRESS_PYTHON": "", "PATH": str(self.dir)}, "python3")
+
+    def test_a_package_that_is_missing_is_named(self):
+        (self.dir / "numpy.py").write_text("__version__ = '0'\n")
+        (self.dir / "onnxruntime.py").write_text("raise ImportError('no such thing')\n")
+        self.refused({"COMPRESS_PYTHON": sys.executable, "PYTHONPATH": str(self.dir)},
+                     "no package 'onnxruntime'")
+
+    def test_the_working_folder_is_no_place_for_packages(self):
+        (self.dir / "json.py").write_text("open('ran', 'w')\n")
+        (self.dir / "onnxruntime.py").write_text("raise ImportError('no such thing')\n")
+        subprocess.run([COMPRESS, *map(str, self.WORDS)], cwd=self.dir, check=False, timeout=120,
+                       capture_output=True,
+                       env={**os.environ, "COMPRESS_PYTHON": sys.executable, "PYTHONPATH": ""})
+        self.assertFalse((self.dir / "ran").exists())
+
+    def test_a_child_that_ends_or_hangs_or_talks_nonsense(self):
+        self.refused(self.fake("echo oops >&2; exit 7"), "ended with status 7; its last words: oops")
+        self.refused(self.fake("kill -9 $$"), "killed by signal 9")
+        self.refused(self.fake("read x; echo hello; cat > /dev/null"), "makes no sense")
+        env = self.fake(f"echo $$ > '{self.dir}/pid'; exec sleep 1000")
+        start = time.monotonic()
+        self.refused(env, "no answer within 1 s", "--engine-timeout", "1")
+        self.assertLess(time.monotonic() - start, 20)
+        pid = int((self.dir / "pid").read_text())
+        with self.assertRaises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_a_child_ends_with_the_program(self):
+        env = self.fake(f"echo $$ > '{self.dir}/pid'; exec sleep 1000")
+        process = subprocess.Popen([COMPRESS, *map(str, self.WORDS)], cwd=self.dir,
+                                   env={**os.environ, **env}, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        path = self.dir / "pid"
+        for _ in range(200):
+            if path.exists() and path.read_text().strip():
+                break
+            time.sleep(0.05)
+        process.kill()
+        process.wait(10)
+        pid = int(path.read_text())
+        for _ in range(100):
+            try:
+                if "\nState:\tZ" in pathlib.Path(f"/proc/{pid}/status").read_text():
+                    return
+            except OSError:
+                return
+            time.sleep(0.05)
+        self.fail("the child outlived the program")
+
+    @unittest.skipUnless(ORT, "no Python with onnxruntime")
+    def test_the_same_comparison(self):
+        env = {"COMPRESS_PYTHON": ORT}
+        self.run_program("quantize", F / "conv.onnx", "-o", "q.onnx", "--mode", "static", "--data",
+                         F / "test.npz", "--no-verify")
+        words = ["verify", F / "conv.onnx", "q.onnx", "--data", F / "test.npz", "--gate",
+                 "top1_drop<=5%", *QUICK]
+        theirs = self.report(*words, "--engine", "onnxruntime", "--profile", "p.json", "--explain",
+                             "--concurrency", 2, env=env)
+        ours = self.report(*words)
+        self.assertTrue(theirs["engine"].startswith("onnxruntime 1."))
+        self.assertEqual(ours["engine"], "compress")
+        self.assertEqual(theirs["accuracy"]["samples"], ours["accuracy"]["samples"])
+        self.assertAlmostEqual(theirs["accuracy"]["reference"]["top1"],
+                               ours["accuracy"]["reference"]["top1"], places=2)
+        self.assertGreater(theirs["similarity"]["outputs"][0]["sqnr_db"], 15)
+        for side in ("reference", "candidate"):
+            self.assertGreater(theirs["speed"][0][side]["median_ms"], 0)
+            self.assertGreater(theirs["resources"][side]["peak_memory_bytes"], 0)
+        self.assertEqual(theirs["load"][0]["concurrency"], 2)
+        events = json.loads((self.dir / "p.json").read_text())["traceEvents"]
+        self.assertIn("QLinearConv", {e.get("cat") for e in events})
+        self.assertTrue(theirs["explain"]["source"].startswith("onnxruntime"))
+
+    @unittest.skipUnless(ORT, "no Python with onnxruntime")
+    def test_what_it_refuses_is_one_line(self):
+        self.one_line("verify", F / "unsupported.onnx", F / "unsupported.onnx", "--engine",
+                      "onnxruntime", expect=1, says="NoSuchOperator", env={"COMPRESS_PYTHON": ORT})
+
+
+class Load(Case):
+    def test_batches_and_clients(self):
+        report = self.report("verify", F / "conv.onnx", F / "conv.onnx", "--concurrency", 2,
+                             "--batch", "1,4", "--report", "r.md", "--time-budget", "1")
+        self.assertEqual([row["batch"] for row in report["load"]], [1, 4])
+        for row in report["load"]:
+            self.assertEqual(row["concurrency"], 2)
+            for side in ("reference", "candidate"):
+                times = row[side]
+                self.assertGreater(times["runs"], 2)
+                self.assertLessEqual(times["min_ms"], times["median_ms"])
+                self.assertLessEqual(times["median_ms"], times["p90_ms"])
+                self.assertLessEqual(times["p90_ms"], times["p99_ms"])
+            reference = row["reference"]
+            self.assertAlmostEqual(reference["throughput"] * row["seconds"],
+                                   reference["runs"] * row["batch"], places=3)
+        self.assertIn("Under load", (self.dir / "r.md").read_text())
+
+    def test_a_curve_over_batches_with_data(self):
+        result = self.run_program("verify", F / "dense.onnx", F / "dense.onnx", "--data",
+                                  F / "test.npz", "--batch", "1,2,8", "--eval-samples", 16,
+                                  "--time-budget", "1")
+        self.assertIn("under load", result.stdout)
+
+    def test_a_fixed_batch_is_said(self):
+        for data in ([], ["--data", F / "test.npz"]):
+            self.one_line("verify", F / "fixed.onnx", F / "fixed.onnx", "--batch", "1,4", *data,
+                          expect=2, says="fixed to 1 sample")
+            self.run_program("verify", F / "fixed.onnx", F / "fixed.onnx", "--batch", 1, *data,
+                             "--eval-samples", 4, *QUICK)
+        self.one_line("verify", F / "conv.onnx", F / "fixed.onnx", "--batch", 4, expect=2,
+                      says="fixed.onnx")
+
+
+class Profile(Case):
+    def events(self, path):
+        trace = json.loads((self.dir / path).read_text())
+        return [e for e in trace["traceEvents"] if e["ph"] == "X"], [
+            e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"]
+
+    def test_verify_traces_both_models(self):
+        self.run_program("verify", F / "conv.onnx", F / "dense.onnx", "--profile", "p.json", *QUICK)
+        events, names = self.events("p.json")
+        self.assertEqual(len(names), 2)
+        self.assertTrue(names[0].startswith("reference: ") and names[1].startswith("candidate: "))
+        self.assertEqual({e["pid"] for e in events}, {1, 2})
+        self.assertIn("Conv", {op for e in events for op in [e["cat"]]})
+        for event in events:
+            self.assertGreaterEqual(event["ts"], 0)
+            self.assertGreater(event["dur"], 0)
+            self.assertTrue(event["args"]["kernel"])
+            self.assertTrue(event["args"]["outputs"])
+        self.assertEqual(self.left(), [])
+
+    def test_infer_traces_one_run(self):
+        self.run_program("infer", F / "dense.onnx", "--data", F / "test.npz", "--batch", 16,
+                         "--profile", "p.json", "--quiet")
+        events, names = self.events("p.json")
+        self.assertEqual(len(names), 1)
+        self.assertTrue(any("[16,10]" in e["args"]["outputs"] for e in events))
 
 
 if __name__ == "__main__":

@@ -88,9 +88,11 @@ Model finish(GraphBuilder b, ValueId scores) {
   return std::move(b).model(13);
 }
 
-Model convolution(const std::vector<float>& means, const std::vector<float>& bias) {
+// `batch` of -1: any.
+Model convolution(const std::vector<float>& means, const std::vector<float>& bias,
+                  int64_t batch = -1) {
   GraphBuilder b;
-  const ValueId x = b.input("image", DType::float32, {-1, 1, 28, 28});
+  const ValueId x = b.input("image", DType::float32, {batch, 1, 28, 28});
   const ValueId w = b.constant(
       Tensor::from<float>({kClasses, 1, 28, 28}, std::span<const float>(means)), "means");
   const ValueId c =
@@ -143,6 +145,7 @@ void write_all(const std::string& out, const std::string& fashion_folder) {
   options.overwrite = true;
   write_onnx(convolution(means, bias), out + "/conv.onnx", options);
   write_onnx(product(means, bias), out + "/dense.onnx", options);
+  write_onnx(convolution(means, bias, 1), out + "/fixed.onnx", options);
   write_onnx(unsupported(), out + "/unsupported.onnx", options);
   write_arrays(out + "/test.npz", test);
   write_npz(out + "/unlabelled.npz",
