@@ -133,7 +133,8 @@ class Why {
     if (of_.integer_macs > 0 && !vnni_) {
       lines_.push_back(
           "this processor has no VNNI: integer layers gain at most about 2x over float (with VNNI "
-          "about 4x)");
+          "about 4x), and ONNX Runtime adds pairs of uint8 x int8 products in 16 bits, which may "
+          "saturate (--engine onnxruntime measures it)");
     }
     small();
     time_shares();
