@@ -10,6 +10,8 @@
 #include <exception>
 #include <mutex>
 
+#include "compress/core/one_thread.h"
+
 namespace compress {
 namespace {
 
@@ -34,6 +36,18 @@ void set_thread_count(int n) {
   assert(n >= 1);
   requested_threads() = n;
   omp_set_num_threads(n);
+}
+
+void on_one_thread(FunctionRef<void()> body) {
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);  // of this thread only
+  try {
+    body();
+  } catch (...) {
+    omp_set_num_threads(before);
+    throw;
+  }
+  omp_set_num_threads(before);
 }
 
 void parallel_for(int64_t begin, int64_t end, int64_t grain,

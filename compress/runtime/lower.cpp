@@ -22,6 +22,7 @@ std::vector<std::pair<std::string, std::string>> origins_of(const Node& node) {
 void add_origin(Graph& graph, NodeId fused, NodeId part) {
   std::vector<std::string> names;
   if (const AttributeValue* value = graph.node(fused).attribute(kOrigins)) {
+    if (fused == part) return;  // it is among them
     names = std::get<std::vector<std::string>>(*value);
   }
   for (const auto& [name, op] : origins_of(graph.node(part))) {

@@ -3,6 +3,7 @@
 // the region.
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <string_view>
@@ -122,6 +123,7 @@ class Layouts {
   }
 
   void visit(NodeId id) {
+    if (!node(id).alive) return;
     if (node(id).domain == kInternalDomain && is_channels_last(node(id).op_type)) {
       convert(id, {});
       return;
@@ -138,6 +140,8 @@ class Layouts {
     if (node(id).is("Pad")) return convert_pad(id);
     if (node(id).is("Slice")) return convert_slice(id);
     if (node(id).is("ReduceMean")) return convert_mean(id);
+    if (node(id).is("Resize") || node(id).is("Upsample")) return convert_resize(id);
+    if (node(id).is("Reshape")) return convert_shuffle(id);
   }
 
   bool any_twin(NodeId id) const {
@@ -327,6 +331,83 @@ class Layouts {
     edited.domain = kInternalDomain;
     edited.attributes.clear();
     convert(id, {twins_[edited.inputs[0]]});
+  }
+
+  // Scales and sizes are constants, one a dimension.
+  void convert_resize(NodeId id) {
+    const Node& of = node(id);
+    const int rank = rank_of(graph_, of.inputs[0]);
+    if (rank < 3 || of.attribute("axes") != nullptr || of.attribute("scales") != nullptr) return;
+    std::vector<ValueId> inputs = of.inputs;
+    inputs[0] = twins_[inputs[0]];
+    for (size_t i = 1; i < inputs.size(); ++i) {
+      if (inputs[i] == kNoValue) continue;
+      const Tensor* given = graph_.constant_input(of, i);
+      if (given == nullptr) return;
+      if (given->count() == 0) continue;
+      if (given->count() != rank || given->shape().rank() != 1) return;
+      Tensor moved = Tensor::allocate(given->dtype(), given->shape());
+      const std::vector<int64_t> perm = to_last(rank);
+      const TensorData data = given->read();
+      const auto element = static_cast<size_t>(info(given->dtype()).bits / 8);
+      for (size_t k = 0; k < perm.size(); ++k) {
+        std::memcpy(moved.mutable_data() + k * element,
+                    static_cast<const std::byte*>(data.view().data) +
+                        static_cast<size_t>(perm[k]) * element,
+                    element);
+      }
+      inputs[i] = graph_.add_constant("sizes", std::move(moved));
+    }
+    convert(id, std::move(inputs));
+  }
+
+  // Reshape [N, C, H, W] -> [N, g, C / g, H, W], Transpose of the middle, Reshape back: channels
+  // change places, which in channels-last form happens within a pixel.
+  void convert_shuffle(NodeId id) {
+    const ValueId x = node(id).inputs[0];
+    const NodeId turn = only_reader(graph_, node(id).outputs[0]);
+    if (!has_twin(x) || turn == kNoNode || !node(turn).is("Transpose")) return;
+    const NodeId back = only_reader(graph_, node(turn).outputs[0]);
+    if (back == kNoNode || !node(back).is("Reshape")) return;
+    const TypeInfo from = graph_.value(x).type;
+    const TypeInfo apart = graph_.value(node(id).outputs[0]).type;
+    const TypeInfo to = graph_.value(node(back).outputs[0]).type;
+    if (!from.has_shape || !apart.has_shape || !to.has_shape || !(from.shape == to.shape)) return;
+    if (from.shape.rank() != 4 || apart.shape.rank() != 5) return;
+    for (const int i : {1, 2, 3}) {
+      if (from.shape[i] < 0) return;
+    }
+    const int64_t groups = apart.shape[1], each = apart.shape[2];
+    const bool splits = groups > 0 && each > 0 && groups * each == from.shape[1] &&
+                        apart.shape[0] == from.shape[0] && apart.shape[3] == from.shape[2] &&
+                        apart.shape[4] == from.shape[3];
+    if (!splits || node(turn).ints_or("perm", {}) != std::vector<int64_t>{0, 2, 1, 3, 4}) return;
+    const int64_t height = from.shape[2], width = from.shape[3];
+    const auto reshape = [&](ValueId value, std::vector<int64_t> dims) {
+      NodeSpec spec;
+      spec.op_type = "Reshape";
+      const auto rank = static_cast<int64_t>(dims.size());
+      spec.inputs = {value, graph_.add_constant("shape", Tensor::from<int64_t>({rank}, dims))};
+      spec.outputs = {graph_.value(value).name + "/shuffle"};
+      const ValueId made = graph_.node(graph_.add(std::move(spec))).outputs[0];
+      TypeInfo type = from;
+      type.shape = Shape(dims);
+      type.shape[0] = from.shape[0];
+      graph_.set_type(made, std::move(type));
+      return made;
+    };
+    const ValueId split = reshape(twins_[x], {0, height, width, groups, each});
+    const ValueId turned = transpose(split, {0, 1, 2, 4, 3}, graph_.value(x).name + "/turned");
+    const ValueId joined = reshape(turned, {0, height, width, groups * each});
+    add_origin(graph_, graph_.value(turned).producer, turn);
+    const ValueId out = node(back).outputs[0];
+    const ValueId first = transpose(joined, to_first(4), graph_.value(out).name + "/first");
+    graph_.set_type(first, to);
+    twins_[first] = joined;
+    graph_.replace_uses(out, first);
+    graph_.erase(back);
+    graph_.erase(turn);
+    graph_.erase(id);
   }
 
   // A transpose of a value with a twin reads the twin: often nothing is left to move.

@@ -278,5 +278,36 @@ TEST_CASE("a line convolution is a product, along either axis") {
   }
 }
 
+TEST_CASE("channels change places and images grow without leaving the layout") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {2, 6, 9, 7});
+  const ValueId y = b.op("Conv", {x, b.constant(normal({8, 6, 3, 3}, 0.2f))});
+  const auto dims = [&](std::vector<int64_t> values) {
+    const auto count = static_cast<int64_t>(values.size());
+    return b.constant(Tensor::from<int64_t>({count}, values));
+  };
+  const ValueId apart = b.op("Reshape", {y, dims({2, 2, 4, 7, 5})});
+  const ValueId turned =
+      b.op("Transpose", {apart}, {attr("perm", std::vector<int64_t>{0, 2, 1, 3, 4})});
+  const ValueId joined = b.op("Reshape", {turned, dims({2, 8, 7, 5})});
+  Tensor scales = Tensor::allocate(DType::float32, {4});
+  const std::vector<float> factors = {1, 1, 2, 1.5f};
+  std::copy(factors.begin(), factors.end(), scales.mutable_as<float>().begin());
+  const ValueId larger =
+      b.op("Resize", {joined, kNoValue, b.constant(scales)}, {attr("mode", std::string("linear"))});
+  b.output(b.op("Conv", {larger, b.constant(normal({4, 8, 1, 1}))}), "y");
+  const Model model = std::move(b).model(13);
+  const Tensor input = normal({2, 6, 9, 7});
+  compare(model, input);
+  Session session(model);
+  const std::vector<NamedTensor> feed = {{"x", input}};
+  session.run(feed);
+  const std::vector<KernelRecord> records = session.kernels();
+  // In, within the pixels, and out.
+  CHECK(std::count_if(records.begin(), records.end(), [](const KernelRecord& record) {
+          return record.kernel.starts_with("transpose");
+        }) == 3);
+}
+
 }  // namespace
 }  // namespace compress

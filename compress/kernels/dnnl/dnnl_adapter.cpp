@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "compress/core/one_thread.h"
+#include "compress/core/parallel.h"
 #include "compress/kernels/aligned.h"
 #include "compress/kernels/isa.h"
 
@@ -143,12 +145,22 @@ dnnl::primitive_attr attributes(bool residual, const ClampF32& clamp, float alph
   return attr;
 }
 
+// Multiply-adds below which waking a second thread costs more than it saves: some 30 us of one
+// core.
+constexpr int64_t kSmallWork = int64_t{1} << 21;
+
+int64_t work_of(const ConvF32Params& p) {
+  return p.batch * p.out_h() * p.out_w() * p.out_channels * (p.in_channels / p.groups) *
+         p.kernel_h * p.kernel_w;
+}
+
 }  // namespace
 
 // The convolution runs between `reorder_in` and `reorder_out` where it has layouts of its own; its
 // tensors then follow the scratch memory in the workspace.
 struct DnnlConvF32::State {
   Prepared prepared;
+  bool small;  // made for one thread, and run so
   bool residual;
   size_t out_bytes;
   std::optional<Prepared> reorder_in, reorder_residual, reorder_out;
@@ -159,7 +171,20 @@ DnnlConvF32::DnnlConvF32(std::unique_ptr<State> state) : state_(std::move(state)
 DnnlConvF32::~DnnlConvF32() = default;
 
 std::unique_ptr<DnnlConvF32> DnnlConvF32::make(const ConvF32Params& p, const float* weights,
-                                               const float* bias) try {
+                                               const float* bias) {
+  std::unique_ptr<DnnlConvF32> made;
+  if (work_of(p) < kSmallWork) {
+    on_one_thread([&] { made = make_for_threads(p, weights, bias); });
+    if (made) made->state_->small = true;
+  } else {
+    made = make_for_threads(p, weights, bias);
+  }
+  return made;
+}
+
+std::unique_ptr<DnnlConvF32> DnnlConvF32::make_for_threads(const ConvF32Params& p,
+                                                           const float* weights,
+                                                           const float* bias) try {
   const Tag tag = p.layout == ConvF32Params::Layout::nhwc ? Tag::nhwc : Tag::nchw;
   const int64_t in_group = p.in_channels / p.groups, out_group = p.out_channels / p.groups;
   const memory::dims weight_dims =
@@ -182,8 +207,8 @@ std::unique_ptr<DnnlConvF32> DnnlConvF32::make(const ConvF32Params& p, const flo
       description, attributes(p.residual, p.clamp), cpu_engine());
 
   const memory::desc inner_in = chosen.src_desc(), inner_out = chosen.dst_desc();
-  auto state =
-      std::make_unique<State>(State{Prepared(chosen), p.residual, output.get_size(), {}, {}, {}});
+  auto state = std::make_unique<State>(
+      State{Prepared(chosen), false, p.residual, output.get_size(), {}, {}, {}});
   state->reorder_in = make_reorder(input, inner_in);
   state->reorder_out = make_reorder(inner_out, output);
   if (p.residual) state->reorder_residual = make_reorder(output, inner_out);
@@ -211,6 +236,15 @@ const char* DnnlConvF32::implementation() const noexcept {
 
 void DnnlConvF32::run(const float* input, const float* residual, float* out,
                       void* workspace) noexcept {
+  if (state_->small && thread_count() > 1) {
+    on_one_thread([&] { run_here(input, residual, out, workspace); });
+  } else {
+    run_here(input, residual, out, workspace);
+  }
+}
+
+void DnnlConvF32::run_here(const float* input, const float* residual, float* out,
+                           void* workspace) noexcept {
   State& s = *state_;
   uint8_t* buffers = static_cast<uint8_t*>(workspace) + s.scratch_bytes;
   const void* source = input;

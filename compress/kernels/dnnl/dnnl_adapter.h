@@ -63,6 +63,9 @@ class DnnlConvF32 {
  private:
   struct State;
   explicit DnnlConvF32(std::unique_ptr<State> state);
+  static std::unique_ptr<DnnlConvF32> make_for_threads(const ConvF32Params& params,
+                                                       const float* weights, const float* bias);
+  void run_here(const float* input, const float* residual, float* out, void* workspace) noexcept;
   std::unique_ptr<State> state_;
 };
 

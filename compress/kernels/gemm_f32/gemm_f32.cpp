@@ -13,7 +13,7 @@ constexpr const GemmF32Kernel* kKernels[] = {&kGemmF32Avx2, &kGemmF32Ref};
 constexpr int64_t kChunk = 384;  // of k: a panel's chunk is 16 KB, half of the first cache
 constexpr int64_t kBlockRows = 16 * kGemmF32Rows;
 constexpr int64_t kBlockPanels = 4;
-constexpr int64_t kThreadWork = 1 << 18;  // multiply-adds that repay waking a thread
+constexpr int64_t kThreadWork = 1 << 20;  // multiply-adds that repay waking a thread
 
 // A tile of fewer than 16 columns goes through a buffer of whole ones.
 void edge_tile(const GemmF32Tile& t, int64_t columns, const GemmF32Kernel& kernel) noexcept {
@@ -65,6 +65,15 @@ void block(const GemmF32Args& args, const GemmF32Kernel& kernel, int64_t row, in
       const int64_t columns = std::min(kGemmF32Columns, args.n - column);
       tile.b = args.panels + p * stride + from * kGemmF32Columns;
       tile.bias = args.bias != nullptr ? args.bias + column : nullptr;
+      // Read next: the panel beside this one, the first panel's next chunk, the block beside this.
+      const float* next = tile.b;
+      if (p + 1 < last_panel) {
+        next += stride;
+      } else if (!tile.last) {
+        next = args.panels + panel * stride + (from + kChunk) * kGemmF32Columns;
+      } else if (last_panel < divide_up(args.n, kGemmF32Columns)) {
+        next = args.panels + last_panel * stride;
+      }
       const auto at_row = [&](int64_t r) {
         tile.a = args.a + r * args.lda + from;
         tile.c = args.out + r * args.ldc + column;
@@ -80,7 +89,7 @@ void block(const GemmF32Args& args, const GemmF32Kernel& kernel, int64_t row, in
       for (int64_t r = 0; r < rows; r += kGemmF32Rows) {
         at_row(row + r);
         tile.rows = std::min(kGemmF32Rows, rows - r);
-        tile.next = r == 0 && p + 1 < last_panel ? tile.b + stride : tile.b;
+        tile.next = r == 0 ? next : tile.b;
         if (columns == kGemmF32Columns) {
           kernel.tile(tile);
         } else {
