@@ -247,7 +247,7 @@ TEST_CASE("conv_s8: threads leave no trace") {
   Random random(25);
   for (const int64_t groups : {1, 20}) {
     Problem problem;
-    problem.p = {20, 20, groups, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1};
+    problem.p = {20, 20, groups, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2};
     problem.batch = 2, problem.in_h = 13, problem.in_w = 40;
     problem.x_signed = false, problem.w_signed = true, problem.w_zero_points = 0;
     problem.fill(random);

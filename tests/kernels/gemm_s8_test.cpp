@@ -167,7 +167,7 @@ TEST_CASE("gemm_s8: sums that would saturate 16 bits") {
 TEST_CASE("gemm_s8: rows, columns and threads are split without a trace") {
   const int before = thread_count();
   for (const Case& c :
-       {Case{1, 300, 2000, false, true, false, 2}, Case{203, 120, 50, true, false, true, 1},
+       {Case{1, 600, 2000, false, true, false, 2}, Case{203, 240, 50, true, false, true, 1},
         Case{16, 512, 333, false, true, true, 0}}) {
     const Problem p(c, 12);
     S8Epilogue raw;

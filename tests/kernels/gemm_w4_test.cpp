@@ -216,11 +216,11 @@ TEST_CASE("gemm_w4: threads leave no trace") {
   const int before = thread_count();
   for (const int threads : {1, 2, 5}) {
     set_thread_count(threads);
-    const Problem p(33, 256, 200, 32, 4, true, 6);
+    const Problem p(43, 256, 200, 32, 4, true, 6);
     check_int8(p);
     check_float(p);
-    check_int8(Problem(1, 512, 1000, 64, 8, false, 5));
-    check_float(Problem(100, 64, 200, 64, 8, false, 5));
+    check_int8(Problem(1, 1024, 1000, 64, 8, false, 5));
+    check_float(Problem(100, 128, 200, 64, 8, false, 5));
   }
   set_thread_count(before);
 }

@@ -9,8 +9,9 @@ namespace {
 
 constexpr const ElementwiseS8Kernel* kKernels[] = {&kElementwiseS8Avx2, &kElementwiseS8Ref};
 
-constexpr int64_t kGrain = 1 << 15;     // elements a thread takes at least
-constexpr int64_t kPoolWork = 1 << 15;  // bytes read, likewise
+// Elements a thread takes at least: waking it costs as much as some 100,000.
+constexpr int64_t kGrain = 1 << 18;
+constexpr int64_t kPoolWork = 1 << 17;  // bytes read, likewise
 
 S8Range range_of(const S8Params& params, int32_t lo, int32_t hi) noexcept {
   return {static_cast<float>(lo - params.zero_point), static_cast<float>(hi - params.zero_point),

@@ -10,8 +10,11 @@ namespace {
 
 constexpr const GemmS8Kernel* kKernels[] = {&kGemmS8Avx512Vnni, &kGemmS8Avx2, &kGemmS8Ref};
 
-// Below this many multiplications a second thread costs more than it brings.
-constexpr int64_t kParallelWork = 1 << 18;
+// Below this many multiplications (some 35 us) a second thread costs more than it brings: waking it
+// takes 10 to 20 us where it sleeps between calls. Few rows take as long as two more would: reading
+// the weights is then what takes the time.
+constexpr int64_t kParallelWork = 1 << 21;
+constexpr int64_t kRowsOfReading = 2;
 
 int32_t weight_at(const GemmS8Weights& w, int64_t k, int64_t n) {
   const int64_t at = w.transposed ? n * w.ld + k : k * w.ld + n;
@@ -97,7 +100,7 @@ Plan make_plan(const PackedGemmS8& weights, int64_t m, int64_t extra_bytes) noex
                                kRowMultiple, kMaxBlockRows);
   const int64_t panels = weights.padded_n() / kS8PanelColumns;
   const int64_t row_units = divide_up(m, kRowMultiple);
-  const bool small = m * weights.n * weights.k < kParallelWork;
+  const bool small = (m + kRowsOfReading) * weights.n * weights.k < kParallelWork;
   const int64_t threads = small ? 1 : std::max(1, thread_count());
   plan.split_rows = row_units >= 2 * threads || row_units >= panels;
   plan.slots = std::max<int64_t>(1, std::min(threads, plan.split_rows ? row_units : panels));

@@ -13,11 +13,14 @@ constexpr const GemmW4Int8Kernel* kInt8Kernels[] = {&kGemmW4Int8Avx512Vnni, &kGe
                                                     &kGemmW4Int8Ref};
 
 constexpr int64_t kFloatScratch = (kW4FloatChunk + kW4FloatRows) * kW4Columns * 4;  // bytes
-constexpr int64_t kRowBytes = 128 << 10;    // quantized rows that stay in L2 past every panel
-constexpr int64_t kParallelWork = 1 << 18;  // multiplications worth a second thread
+constexpr int64_t kRowBytes = 128 << 10;  // quantized rows that stay in L2 past every panel
+// As in gemm_s8.cpp.
+constexpr int64_t kParallelWork = 1 << 21;
+constexpr int64_t kRowsOfReading = 2;
+constexpr int64_t kQuantizeWork = 1 << 17;  // activations a thread takes at least
 
 int64_t thread_slots(const PackedGemmW4& w, int64_t m) noexcept {
-  if (m * w.n * w.k < kParallelWork) return 1;
+  if ((m + kRowsOfReading) * w.n * w.k < kParallelWork) return 1;
   return std::max<int64_t>(1, std::min<int64_t>(thread_count(), w.panel_count()));
 }
 
@@ -156,7 +159,7 @@ void gemm_w4_int8(const PackedGemmW4& w, const GemmW4Args& args,
   float* scales = reinterpret_cast<float*>(memory + layout.scales);
   int32_t* sums = reinterpret_cast<int32_t*>(memory + layout.sums);
   const int64_t slots = thread_slots(w, args.m), panels = w.panel_count();
-  parallel_for(0, args.m, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(w.k, 1)),
+  parallel_for(0, args.m, std::max<int64_t>(1, kQuantizeWork / std::max<int64_t>(w.k, 1)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t row = begin; row < end; ++row) {
                    kernel.quantize_row(args.a + row * args.lda, w.k, w.block_size,
