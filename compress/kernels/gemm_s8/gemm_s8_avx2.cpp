@@ -68,43 +68,51 @@ inline void store_part(__m128i bytes, uint8_t* out, int64_t width) noexcept {
   for (; i < width; ++i) out[i] = buffer[i];
 }
 
-// Two rows at a time: the 32 bytes need one permutation.
-template <int kCount>
-void finish_quantized(const GemmS8Block& p, const Columns* acc, int64_t row, int64_t width,
-                      int64_t column) noexcept {
-  const __m256 scale_low = _mm256_loadu_ps(p.finish.scale + column);
-  const __m256 scale_high = _mm256_loadu_ps(p.finish.scale + column + 8);
-  const __m256 lo = _mm256_set1_ps(p.finish.lo), hi = _mm256_set1_ps(p.finish.hi);
-  const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(p.finish.zero_point));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const bool is_signed = p.finish.is_signed;
-  const int64_t ldc = p.ldc;
-  uint8_t* out = static_cast<uint8_t*>(p.out) + row * ldc + column;
-#pragma GCC unroll 3
-  for (int r = 0; r < kCount; r += 2, out += 2 * ldc) {
-    const int other = r + 1 < kCount ? r + 1 : r;
-    // Within 255 of 0, so that 16 bits hold them with their zero point.
-    const __m256i first =
-        _mm256_add_epi16(_mm256_packs_epi32(rounded(acc[r].low, scale_low, lo, hi),
-                                            rounded(acc[r].high, scale_high, lo, hi)),
-                         zero_point);
-    const __m256i second =
-        _mm256_add_epi16(_mm256_packs_epi32(rounded(acc[other].low, scale_low, lo, hi),
-                                            rounded(acc[other].high, scale_high, lo, hi)),
-                         zero_point);
-    const __m256i mixed =
-        is_signed ? _mm256_packs_epi16(first, second) : _mm256_packus_epi16(first, second);
+// Two rows at a time: their 32 bytes need one permutation.
+struct QuantizedStore {
+  __m256 scale_low, scale_high, lo, hi;
+  __m256i zero_point, order;
+  uint8_t* out;
+  int64_t ldc, width;
+  bool is_signed;
+
+  QuantizedStore(const GemmS8Block& p, int64_t row, int64_t column, int64_t columns) noexcept
+      : scale_low(_mm256_loadu_ps(p.finish.scale + column)),
+        scale_high(_mm256_loadu_ps(p.finish.scale + column + 8)),
+        lo(_mm256_set1_ps(p.finish.lo)),
+        hi(_mm256_set1_ps(p.finish.hi)),
+        zero_point(_mm256_set1_epi16(static_cast<int16_t>(p.finish.zero_point))),
+        order(_mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)),
+        out(static_cast<uint8_t*>(p.out) + row * p.ldc + column),
+        ldc(p.ldc),
+        width(columns),
+        is_signed(p.finish.is_signed) {}
+
+  // Within 255 of 0, so that 16 bits hold the values with their zero point.
+  __attribute__((always_inline)) __m256i words(Columns sums) const noexcept {
+    return _mm256_add_epi16(_mm256_packs_epi32(rounded(sums.low, scale_low, lo, hi),
+                                               rounded(sums.high, scale_high, lo, hi)),
+                            zero_point);
+  }
+
+  template <bool kSecond>
+  __attribute__((always_inline)) void rows(int64_t row, Columns first,
+                                           Columns second) const noexcept {
+    const __m256i top_words = words(first), bottom_words = kSecond ? words(second) : top_words;
+    const __m256i mixed = is_signed ? _mm256_packs_epi16(top_words, bottom_words)
+                                    : _mm256_packus_epi16(top_words, bottom_words);
     const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, order);
     const __m128i top = _mm256_castsi256_si128(bytes), bottom = _mm256_extracti128_si256(bytes, 1);
+    uint8_t* to = out + row * ldc;
     if (width == kS8PanelColumns) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out), top);
-      if (r + 1 < kCount) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + ldc), bottom);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), top);
+      if constexpr (kSecond) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + ldc), bottom);
     } else {
-      store_part(top, out, width);
-      if (r + 1 < kCount) store_part(bottom, out + ldc, width);
+      store_part(top, to, width);
+      if constexpr (kSecond) store_part(bottom, to + ldc, width);
     }
   }
-}
+};
 
 // Rows [row, row + kCount) of the panel at `column`; offsets are in the sums.
 template <int kCount>
@@ -119,7 +127,9 @@ void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t column) noe
     }
   }
   if (p.finish.output == S8Output::quantized) {
-    return finish_quantized<kCount>(p, acc, row, width, column);
+    const QuantizedStore store(p, row, column, width);
+    for (int r = 0; r < kCount; ++r) store.rows<false>(r, acc[r], acc[r]);
+    return;
   }
   int32_t* out = static_cast<int32_t*>(p.out) + row * p.ldc + column;
   if (p.finish.output == S8Output::int32) {
@@ -170,6 +180,7 @@ void tile(const GemmS8Block& p, int64_t row, const int8_t* b, int64_t column) no
   const int64_t stride = p.a_stride;
   const uint8_t* a = p.a + row * stride;
   const uint8_t* a3 = a + 3 * stride;
+#pragma GCC unroll 4
   for (int64_t group = p.groups; group > 0; --group) {
     const __m256i low = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(b)));
     __m256i high = low;
@@ -185,6 +196,17 @@ void tile(const GemmS8Block& p, int64_t row, const int8_t* b, int64_t column) no
     a += 4;
     a3 += 4;
     b += 32;
+  }
+  if (p.finish.output == S8Output::quantized && p.b_zero == nullptr) {  // straight from registers
+    const int64_t width = p.columns - column;
+    const QuantizedStore store(p, row, column, width < kS8PanelColumns ? width : kS8PanelColumns);
+    if constexpr (kCount == 1) store.rows<false>(0, {low0, high0}, {low0, high0});
+    if constexpr (kCount >= 2) store.rows<true>(0, {low0, high0}, {low1, high1});
+    if constexpr (kCount == 3) store.rows<false>(2, {low2, high2}, {low2, high2});
+    if constexpr (kCount >= 4) store.rows<true>(2, {low2, high2}, {low3, high3});
+    if constexpr (kCount == 5) store.rows<false>(4, {low4, high4}, {low4, high4});
+    if constexpr (kCount == 6) store.rows<true>(4, {low4, high4}, {low5, high5});
+    return;
   }
   Columns acc[6] = {{low0, high0}, {low1, high1}, {low2, high2},
                     {low3, high3}, {low4, high4}, {low5, high5}};
