@@ -24,7 +24,7 @@ bool has_zero_point(const ConvS8Params& params, const ConvS8Weights& weights) {
 }
 
 PackedGemmS8 pack_group(const ConvS8Params& params, const ConvS8Weights& weights, int64_t group,
-                        bool whole_rows, const GemmS8Kernel& kernel) {
+                        const GemmS8Kernel& kernel) {
   const int64_t channels = params.in_channels / params.groups;
   const int64_t outputs = params.out_channels / params.groups;
   const int64_t taps = params.kernel_h * params.kernel_w, k = taps * channels;
@@ -43,7 +43,13 @@ PackedGemmS8 pack_group(const ConvS8Params& params, const ConvS8Weights& weights
   if (weights.zero_point != nullptr && weights.zero_point_per_channel) {
     matrix.zero_point = static_cast<const uint8_t*>(weights.zero_point) + group * outputs;
   }
-  return pack_gemm_s8(matrix, kernel, whole_rows ? params.kernel_h : taps);
+  return pack_gemm_s8(matrix, kernel);
+}
+
+// Values that lie together in the input and in a packed row: a kernel row, or a tap.
+int64_t segment_length(const PackedConvS8& weights) {
+  const ConvS8Params& p = weights.params;
+  return p.in_channels / p.groups * (weights.whole_rows ? p.kernel_w : 1);
 }
 
 // Where the packed rows of one group come from.
@@ -54,12 +60,14 @@ struct Gather {
   const uint8_t* input;    // at the first channel of the group
   const uint8_t* padding;  // zero points, a segment long
   int64_t out_h, out_w;
+  int64_t length;  // of a segment
   bool whole_rows;
   uint8_t flip;
 
   // Output pixels from `first` on, line by line.
   void operator()(int64_t first, GemmS8Rows rows, uint8_t* extra) const noexcept {
     rows.flip = flip;
+    rows.length = length;
     int64_t ow = first % out_w, line = first / out_w;
     for (int64_t left = rows.count; left > 0; left -= rows.count, ow = 0, ++line) {
       rows.count = std::min(left, out_w - ow);
@@ -82,7 +90,7 @@ struct Gather {
         } else {
           pack_padding(rows, rows.count);
         }
-        rows.packed += weights.segment_padded * weights.kernel->a_bytes;
+        rows.packed += length * weights.kernel->a_bytes;
       }
     }
   }
@@ -134,7 +142,7 @@ struct Gather {
   const uint8_t* edge_row(const uint8_t* line, int64_t x, uint8_t* extra) const noexcept {
     const int64_t first = std::clamp<int64_t>(-x, 0, p.kernel_w);
     const int64_t last = std::clamp<int64_t>(args.in_w - x, first, p.kernel_w);
-    std::memcpy(extra, padding, static_cast<size_t>(weights.segment_length));
+    std::memcpy(extra, padding, static_cast<size_t>(length));
     std::memcpy(extra + first * p.in_channels, line + (x + first) * p.in_channels,
                 static_cast<size_t>((last - first) * p.in_channels));
     return extra;
@@ -155,11 +163,11 @@ S8Epilogue of_group(S8Epilogue epilogue, int64_t first) {
 }
 
 int64_t padding_bytes(const PackedConvS8& weights) {
-  return round_up(weights.groups[0].segment_length, kAlignment);
+  return round_up(segment_length(weights), kAlignment);
 }
 
 gemm_s8_detail::Plan group_plan(const PackedConvS8& weights, int64_t m) noexcept {
-  return gemm_s8_detail::make_plan(weights.groups[0], m, weights.groups[0].segment_length);
+  return gemm_s8_detail::make_plan(weights.groups[0], m, segment_length(weights));
 }
 
 }  // namespace
@@ -187,7 +195,7 @@ PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weigh
   packed.whole_rows = params.groups == 1 && params.dilation_w == 1;
   packed.groups.reserve(static_cast<size_t>(params.groups));
   for (int64_t group = 0; group < params.groups; ++group) {
-    packed.groups.push_back(pack_group(params, weights, group, packed.whole_rows, gemm));
+    packed.groups.push_back(pack_group(params, weights, group, gemm));
   }
   return packed;
 }
@@ -224,10 +232,16 @@ void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
   const int64_t element = gemm_s8_detail::output_bytes(args.epilogue.output);
   for (int64_t group = 0; group < p.groups; ++group) {
     const PackedGemmS8& matrix = weights.groups[group];
-    const Gather gather{
-        p,       args,  matrix, static_cast<const uint8_t*>(args.input) + group * channels,
-        padding, out_h, out_w,  weights.whole_rows,
-        flip};
+    const Gather gather{p,
+                        args,
+                        matrix,
+                        static_cast<const uint8_t*>(args.input) + group * channels,
+                        padding,
+                        out_h,
+                        out_w,
+                        segment_length(weights),
+                        weights.whole_rows,
+                        flip};
     gemm_s8_detail::run(matrix, plan, m, of_group(args.epilogue, group * outputs), zero_point,
                         static_cast<uint8_t*>(args.out) + group * outputs * element, p.out_channels,
                         workspace, gather);

@@ -1,7 +1,5 @@
 #include "compress/kernels/gemm_s8/gemm_s8.h"
 
-#include <cassert>
-
 #include "compress/kernels/gemm_s8/gemm_s8_driver.h"
 #include "compress/kernels/s8_finish.h"
 
@@ -45,16 +43,11 @@ size_t PackedGemmS8::bytes() const {
   return static_cast<size_t>(padded_n() / kS8PanelColumns * panel_bytes() + tables);
 }
 
-PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kernel,
-                          int64_t segments) {
-  assert(segments > 0 && weights.k % segments == 0);
+PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kernel) {
   PackedGemmS8 packed;
   packed.kernel = &kernel;
   packed.k = weights.k;
   packed.n = weights.n;
-  packed.segments = segments;
-  packed.segment_length = weights.k / segments;
-  packed.segment_padded = round_up(packed.segment_length, kernel.k_group);
   packed.panels = make_aligned<int8_t>(packed.padded_n() / kS8PanelColumns * packed.panel_bytes());
   packed.column_sum = make_aligned<int32_t>(packed.padded_n());
   packed.b_zero = make_aligned<int32_t>(packed.padded_n());
@@ -66,9 +59,7 @@ PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kern
     const int64_t width = std::min(kS8PanelColumns, weights.n - first);
     uint32_t sums[kS8PanelColumns] = {};
     for (int64_t k = 0; k < weights.k; ++k) {
-      const int64_t at = k / packed.segment_length * packed.segment_padded +
-                         k % packed.segment_length;  // k with the segments padded
-      int8_t* to = panel + at / group * (group * kS8PanelColumns) + at % group;
+      int8_t* to = panel + k / group * (group * kS8PanelColumns) + k % group;
       for (int64_t c = 0; c < width; ++c) {
         const int32_t value = weight_at(weights, k, first + c);
         to[c * group] = static_cast<int8_t>(value);
@@ -92,8 +83,8 @@ namespace gemm_s8_detail {
 Plan make_plan(const PackedGemmS8& weights, int64_t m, int64_t extra_bytes) noexcept {
   Plan plan;
   // An odd number of cache lines: rows that start in the same L1 set would evict one another.
-  int64_t lines = divide_up(weights.segments * weights.segment_padded * weights.kernel->a_bytes,
-                            int64_t{kAlignment});
+  const int64_t values = weights.groups() * weights.kernel->k_group;
+  int64_t lines = divide_up(values * weights.kernel->a_bytes, int64_t{kAlignment});
   if (lines % 2 == 0) ++lines;
   plan.row_bytes = lines * static_cast<int64_t>(kAlignment);
   plan.block_rows = std::clamp(kBlockBytes / plan.row_bytes / kRowMultiple * kRowMultiple,

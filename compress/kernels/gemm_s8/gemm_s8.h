@@ -35,22 +35,18 @@ struct GemmS8Weights {
 struct PackedGemmS8 {
   const GemmS8Kernel* kernel = nullptr;
   int64_t k = 0, n = 0;
-  int64_t segments = 1;        // K as equal parts, each padded to the kernel's k_group:
-  int64_t segment_length = 0;  //   one part for a matrix, a kernel row or a tap for a convolution
-  int64_t segment_padded = 0;
   AlignedArray<int8_t> panels;
   AlignedArray<int32_t> column_sum;  // sum of (b - zero point), padded to panels
   AlignedArray<int32_t> b_zero;      // padded to panels; null where every zero point is 0
 
   int64_t padded_n() const { return round_up(n, kS8PanelColumns); }
-  int64_t groups() const { return segments * segment_padded / kernel->k_group; }
-  int64_t panel_bytes() const { return segments * segment_padded * kS8PanelColumns; }
+  int64_t groups() const { return divide_up(k, kernel->k_group); }
+  int64_t panel_bytes() const { return groups() * kernel->k_group * kS8PanelColumns; }
   size_t bytes() const;
 };
 
-// REQUIRES: k = segments * (length of a segment).
-PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kernel = best_gemm_s8(),
-                          int64_t segments = 1);
+PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights,
+                          const GemmS8Kernel& kernel = best_gemm_s8());
 
 struct GemmS8Args {
   int64_t m = 0;

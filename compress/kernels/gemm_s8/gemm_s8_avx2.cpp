@@ -12,42 +12,45 @@ namespace {
 
 constexpr int64_t kRows = 6;
 
-__m256i widen16(const uint8_t* p) noexcept {
-  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+// Bytes from `p` on as 16-bit values to `out`.
+template <bool kFlip>
+inline void widen16(const uint8_t* p, uint16_t* out) noexcept {
+  __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  if constexpr (kFlip) wide = _mm256_xor_si256(wide, _mm256_set1_epi16(0x80));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), wide);
 }
-__m128i widen8(const uint8_t* p) noexcept {
-  return _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+template <bool kFlip>
+inline void widen8(const uint8_t* p, uint16_t* out) noexcept {
+  __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  if constexpr (kFlip) wide = _mm_xor_si128(wide, _mm_set1_epi16(0x80));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), wide);
 }
 
-// The last 16 values, or the last 8, overlap the ones before where `length` is no multiple.
-inline void pack_row(const uint8_t* source, int64_t length, uint8_t flip,
-                     uint8_t* packed) noexcept {
-  const __m256i flips = _mm256_set1_epi16(flip);
-  uint16_t* out = reinterpret_cast<uint16_t*>(packed);
-  if (length % 2 != 0) out[length] = 0;
-  const int64_t width = length >= 16 ? 16 : 8;
-  for (int64_t k = 0; length >= 16 && k < length; k += width) {
-    const int64_t at = k + width <= length ? k : length - width;
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + at),
-                        _mm256_xor_si256(widen16(source + at), flips));
-  }
-  if (length >= 16) return;
-  if (length >= 8) {
-    const __m128i narrow = _mm256_castsi256_si128(flips);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(widen8(source), narrow));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + length - 8),
-                     _mm_xor_si128(widen8(source + length - 8), narrow));
-    return;
-  }
-  for (int64_t k = 0; k < length; ++k) out[k] = source[k] ^ flip;
-}
-void pack_rows(const GemmS8Rows& p) noexcept {
+// The last 16 values, or the last 8, overlap the ones before where the length is no multiple.
+template <bool kFlip>
+void widen_rows(const GemmS8Rows& p) noexcept {
+  const int64_t length = p.length;
   for (int64_t row = 0; row < p.count; ++row) {
-    uint8_t* packed = p.packed + row * p.packed_stride;
-    pack_row(p.source + row * p.source_stride, p.length, p.flip, packed);
-    if (p.sums == nullptr) continue;
+    const uint8_t* source = p.source + row * p.source_stride;
+    uint16_t* out = reinterpret_cast<uint16_t*>(p.packed + row * p.packed_stride);
+    if (length >= 16) {
+      for (int64_t k = 0; k + 16 <= length; k += 16) widen16<kFlip>(source + k, out + k);
+      if (length % 16 != 0) widen16<kFlip>(source + length - 16, out + length - 16);
+    } else if (length >= 8) {
+      widen8<kFlip>(source, out);
+      widen8<kFlip>(source + length - 8, out + length - 8);
+    } else {
+      for (int64_t k = 0; k < length; ++k) out[k] = source[k] ^ (kFlip ? 0x80 : 0);
+    }
+  }
+}
+
+void pack_rows(const GemmS8Rows& p) noexcept {
+  p.flip != 0 ? widen_rows<true>(p) : widen_rows<false>(p);
+  for (int64_t row = 0; p.sums != nullptr && row < p.count; ++row) {
+    const uint16_t* packed = reinterpret_cast<const uint16_t*>(p.packed + row * p.packed_stride);
     int32_t sum = 0;
-    for (int64_t k = 0; k < p.length; ++k) sum += reinterpret_cast<const uint16_t*>(packed)[k];
+    for (int64_t k = 0; k < p.length; ++k) sum += packed[k];
     p.sums[row] += sum;
   }
 }

@@ -25,7 +25,6 @@ void pack_row(const uint8_t* source, int64_t length, uint8_t flip, uint8_t* pack
     packed[k] = source[k] ^ flip;
     rest += packed[k];
   }
-  for (; k % kGroup != 0; ++k) packed[k] = 0;
   if (sum != nullptr) {
     int32_t lanes[16];
     store_512(lanes, sums);

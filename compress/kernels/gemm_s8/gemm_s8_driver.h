@@ -78,7 +78,7 @@ void run(const PackedGemmS8& weights, const Plan& plan, int64_t m, const S8Epilo
       block.rows = std::min(plan.block_rows, row_end - row);
       std::fill_n(sums, block.rows, 0);
       pack(row,
-           GemmS8Rows{nullptr, 0, block.rows, weights.segment_length, 0, packed, plan.row_bytes,
+           GemmS8Rows{nullptr, 0, block.rows, weights.k, 0, packed, plan.row_bytes,
                       block.b_zero != nullptr ? sums : nullptr},
            extra);
       block.out = static_cast<uint8_t*>(out) + (row * ldc + column) * element;

@@ -33,8 +33,8 @@ struct GemmS8Block {
   int64_t ldc;  // elements of the output between rows
 };
 
-// Rows of A to pack: `length` values each, xor `flip`, padded to a multiple of k_group (with
-// anything: the weights there are 0, and sums do not count them).
+// Rows of A to pack: `length` values each, xor `flip`, and nothing beyond. What pads K to groups
+// may be anything: the weights there are 0, and sums do not count it.
 struct GemmS8Rows {
   const uint8_t* source;
   int64_t source_stride;  // bytes between rows; 0: the same one again
