@@ -86,6 +86,20 @@ Json types_json(const Graph& graph, std::span<const ValueId> ids) {
   return out;
 }
 
+// Whether the node's operator runs by the body that its specification gives.
+bool has_operator_function(const Graph& graph, const Node& node, int opset, const Model& model) {
+  if (model.operator_function == nullptr) return false;
+  std::vector<TypeInfo> inputs;
+  for (const ValueId id : node.inputs) {
+    inputs.push_back(id == kNoValue ? TypeInfo{} : graph.value(id).type);
+  }
+  try {
+    return model.operator_function(node, opset, inputs).has_value();
+  } catch (const Error& error) {
+    return error.code() == ErrorCode::unsupported;  // it has one, for types that a session finds
+  }
+}
+
 Json ops_json(const Model& model, Json& unsupported) {
   std::map<std::string, int64_t> counts;
   std::set<std::string> missing;
@@ -100,7 +114,8 @@ Json ops_json(const Model& model, Json& unsupported) {
       const int version = opset == model.opsets.end() ? 1 : opset->second;
       const bool control = !node.bodies.empty();
       if (!control && model.find_function(node) == nullptr && !node.is("Constant") &&
-          find_op(node.domain, node.op_type, version) == nullptr) {
+          find_op(node.domain, node.op_type, version) == nullptr &&
+          !has_operator_function(graph, node, version, model)) {
         missing.insert(name);
       }
     }

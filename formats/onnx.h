@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,6 +43,11 @@ std::string serialize_onnx(const Model& model);
 // Lifts the default domain to `opset` with ONNX's version converter. Fails (unsupported) with the
 // converter's reason. Weights are not copied through protobuf.
 void convert_opset(Model& model, int opset);
+
+// The body that ONNX's schema gives an operator for one node: the OperatorFunction of every model
+// that read_onnx reads.
+std::optional<Function> onnx_operator_function(const Node& node, int opset,
+                                               std::span<const TypeInfo> inputs);
 
 // The newest version of ai.onnx that the library knows.
 int newest_opset();

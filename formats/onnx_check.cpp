@@ -1,8 +1,5 @@
 #include "formats/onnx_check.h"
 
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <google/protobuf/stubs/logging.h>
 #include <onnx/checker.h>
 #include <onnx/defs/operator_sets.h>
 #include <onnx/defs/schema.h>
@@ -10,56 +7,14 @@
 #include <onnx/shape_inference/implementation.h>
 #include <onnx/version_converter/convert.h>
 
-#include <climits>
-
-#include "compress/error.h"
 #include "formats/onnx.h"
-#include "formats/onnx_reader.h"
+#include "formats/onnx_proto.h"
 
 namespace compress {
 namespace {
 
-// ONNX's messages span lines; an error of ours is one.
-std::string one_line(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const bool space = c == '\n' || c == '\r' || c == '\t' || c == ' ';
-    if (!space) out += c;
-    if (space && !out.empty() && out.back() != ' ') out += ' ';
-  }
-  while (!out.empty() && out.back() == ' ') out.pop_back();
-  return out;
-}
-
 onnx::ModelProto parse(const std::string& wire) {
-  // Protobuf writes its complaints to standard error, which is not the library's to write to.
-  static const bool silenced = [] {
-    google::protobuf::SetLogHandler(nullptr);
-    return true;
-  }();
-  static_cast<void>(silenced);
-  google::protobuf::io::ArrayInputStream bytes(wire.data(), static_cast<int>(wire.size()));
-  google::protobuf::io::CodedInputStream stream(&bytes);
-  stream.SetRecursionLimit(3 * kMaxGraphDepth + 20);
-  onnx::ModelProto model;
-  if (wire.size() > INT_MAX || !model.ParseFromCodedStream(&stream) ||
-      !stream.ConsumedEntireMessage()) {
-    fail(ErrorCode::invalid_model, "not an ONNX model: protobuf cannot parse it");
-  }
-  return model;
-}
-
-template <class Body>
-auto guarded(ErrorCode code, std::string_view what, Body&& body) {
-  try {
-    return body();
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    fail(code, "{}: {}", what, one_line(error.what()));
-  }
+  return parse_proto<onnx::ModelProto>(wire, "not an ONNX model: protobuf cannot parse it");
 }
 
 }  // namespace

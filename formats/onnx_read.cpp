@@ -97,32 +97,6 @@ void declare_outputs(const std::vector<std::string_view>& nodes, Graph& graph) {
   }
 }
 
-Function read_function(std::string_view wire, ReadState& state) {
-  Function function;
-  const FunctionWire parts = scan_function(wire, function);
-  const auto describe = [&] { return "function '" + function.name + "'"; };
-  in_context(describe, [&] {
-    auto graph = std::make_shared<Graph>();
-    graph->name = function.name;
-    GraphScope scope{*graph, nullptr, nullptr, 0, true};
-    for (const std::string& input : function.inputs) graph->add_input(input, {});
-    declare_outputs(parts.nodes, *graph);
-    for (const std::string_view attribute : parts.defaults) {
-      function.attribute_defaults.push_back(read_attribute(attribute, scope, state));
-    }
-    read_nodes(parts.nodes, scope, state);
-    for (const std::string& output : function.outputs) {
-      const ValueId id = graph->find_value(output);
-      if (id == kNoValue) {
-        fail(ErrorCode::invalid_model, "its output '{}' is produced nowhere", output);
-      }
-      graph->add_output(id);
-    }
-    function.graph = std::move(graph);
-  });
-  return function;
-}
-
 // --- Calls of functions ------------------------------------------------------------------------
 
 class CallCheck {
@@ -259,9 +233,37 @@ void scan_model(std::string_view wire, Model& model, std::string_view& graph,
 
 }  // namespace
 
+Function read_function(std::string_view wire, ReadState& state, bool partial) {
+  Function function;
+  const FunctionWire parts = scan_function(wire, function);
+  const auto describe = [&] { return "function '" + function.name + "'"; };
+  in_context(describe, [&] {
+    auto graph = std::make_shared<Graph>();
+    graph->name = function.name;
+    GraphScope scope{*graph, nullptr, nullptr, 0, true};
+    for (const std::string& input : function.inputs) graph->add_input(input, {});
+    declare_outputs(parts.nodes, *graph);
+    for (const std::string_view attribute : parts.defaults) {
+      function.attribute_defaults.push_back(read_attribute(attribute, scope, state));
+    }
+    read_nodes(parts.nodes, scope, state);
+    for (const std::string& output : function.outputs) {
+      ValueId id = graph->find_value(output);
+      if (id == kNoValue && partial) id = graph->add_value(output, {});
+      if (id == kNoValue) {
+        fail(ErrorCode::invalid_model, "its output '{}' is produced nowhere", output);
+      }
+      graph->add_output(id);
+    }
+    function.graph = std::move(graph);
+  });
+  return function;
+}
+
 Model read_model(std::string_view wire, TensorSource& source, const ReadOptions& options) {
   refuse_other_formats(wire);
   Model model;
+  model.operator_function = onnx_operator_function;
   std::string_view graph;
   std::vector<std::string_view> functions;
   scan_model(wire, model, graph, functions);

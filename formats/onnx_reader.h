@@ -34,6 +34,10 @@ void read_graph(std::string_view wire, GraphScope& scope, ReadState& state);
 void read_nodes(const std::vector<std::string_view>& nodes, GraphScope& scope, ReadState& state);
 Attribute read_attribute(std::string_view wire, GraphScope& scope, ReadState& state);
 
+// FunctionProto. An output that no node makes is an error, unless `partial`: bodies that ONNX
+// builds for one call leave out what the call does not ask for.
+Function read_function(std::string_view wire, ReadState& state, bool partial = false);
+
 std::pair<std::string, std::string> read_entry(std::string_view wire);
 std::string normal_domain(std::string_view domain);
 

@@ -325,6 +325,28 @@ int64_t needed_ir_version(const Model& model) {
   return version;
 }
 
+std::string lone_node_wire(const Node& node) {
+  Graph graph;
+  Node copy = node;
+  const auto stand_in = [&](ValueId id, const std::string& name) {
+    return id == kNoValue ? kNoValue : graph.add_value(graph.unique_value_name(name), {});
+  };
+  for (ValueId& id : copy.inputs) id = stand_in(id, "input");
+  for (ValueId& id : copy.outputs) id = stand_in(id, "output");
+  for (Body& body : copy.bodies) {
+    for (Body::Capture& capture : body.captures) {
+      capture.outer = stand_in(capture.outer, body.graph->value(capture.inner).name);
+    }
+  }
+  PayloadPlan plan;
+  std::string wire;
+  node_rope(copy, Names(graph, nullptr, nullptr), plan)
+      .stream([&](std::span<const std::byte> part) {
+        wire.append(reinterpret_cast<const char*>(part.data()), part.size());
+      });
+  return wire;
+}
+
 uint64_t payload_bytes(const Graph& graph) {
   uint64_t total = 0;
   for (ValueId id = 0; id < graph.value_slots(); ++id) {

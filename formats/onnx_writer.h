@@ -32,6 +32,10 @@ struct PayloadPlan {
 // ModelProto's bytes. `provenance` becomes the metadata property "compress" where it is not empty.
 Rope model_rope(const Model& model, const std::string& provenance, PayloadPlan& plan);
 
+// NodeProto's bytes of a node apart from its graph, payloads included; names of operands say only
+// which are there.
+std::string lone_node_wire(const Node& node);
+
 // Bytes of all initializers and tensor attributes.
 uint64_t payload_bytes(const Graph& graph);
 

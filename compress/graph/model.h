@@ -3,6 +3,8 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,13 @@ struct Function {
   std::string wire;  // the FunctionProto as read
 };
 
+// The body of an operator that its specification defines through other operators, for one node of
+// version `opset` of its domain; types of inputs that are omitted or not known are undefined. Empty
+// where the operator has no such body. Fails (invalid_model) where the node breaks the
+// specification, (unsupported) where its body depends on more than is known.
+using OperatorFunction = std::optional<Function> (*)(const Node& node, int opset,
+                                                     std::span<const TypeInfo> inputs);
+
 struct Model {
   int64_t ir_version = 10;
   std::map<std::string, int> opsets;  // by domain; "" is ai.onnx
@@ -37,6 +46,9 @@ struct Model {
   std::vector<Function> functions;
   std::string unknown_fields;  // wire bytes of ModelProto fields that we do not interpret
   Graph graph;
+  // Set by readers of formats that come with such bodies: what a session runs operators by that
+  // have no kernel. It is no part of the model's content.
+  OperatorFunction operator_function = nullptr;
 
   // Where it was read from, for messages and reports; empty for models built in memory.
   std::string path;

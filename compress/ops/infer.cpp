@@ -19,8 +19,11 @@ bool reads_only_shape(const Node& node) {
   return node.domain.empty() && (node.op_type == "Shape" || node.op_type == "Size");
 }
 
-struct Inference {
-  Model& model;
+}  // namespace
+
+struct TypeInference::State {
+  Graph& graph;
+  const Model& model;
   std::map<ValueId, Tensor> folded;
   std::map<ValueId, PartialInts> partial;  // shape arithmetic that is not wholly known
 
@@ -57,16 +60,16 @@ struct Inference {
 
   void set_unknown(const Node& node) {
     for (const ValueId id : node.outputs) {
-      if (id != kNoValue) model.graph.set_type(id, TypeInfo{});
+      if (id != kNoValue) graph.set_type(id, TypeInfo{});
     }
   }
 
   void visit(NodeId id) {
-    const Node& node = model.graph.node(id);
+    const Node& node = graph.node(id);
     const int opset = opset_of(node, model);
     const OpDef* op = find_op(node.domain, node.op_type, opset);
     if (op == nullptr || model.find_function(node) != nullptr) return set_unknown(node);
-    NodeContext context = context_of(model.graph, node, opset);
+    NodeContext context = context_of(graph, node, opset);
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const auto known = folded.find(node.inputs[i]);
       if (known != folded.end()) context.constants[i] = &known->second;
@@ -80,8 +83,7 @@ struct Inference {
     const bool foldable = is_foldable(context, kMaxFoldBytes);
     if (!foldable) visit_partial(context);
     for (size_t i = 0; i < node.outputs.size(); ++i) {
-      if (node.outputs[i] != kNoValue)
-        model.graph.set_type(node.outputs[i], context.output_types[i]);
+      if (node.outputs[i] != kNoValue) graph.set_type(node.outputs[i], context.output_types[i]);
     }
     if (!foldable) return;
     try {
@@ -94,6 +96,8 @@ struct Inference {
     }
   }
 };
+
+namespace {
 
 // Each run of a model may draw anew, so what is drawn is no constant.
 bool draws(const Node& node) {
@@ -195,9 +199,15 @@ void infer_types(Model& model, const std::map<std::string, Shape>& input_shapes)
     if (given == input_shapes.end()) continue;
     model.graph.set_type(id, {value.type.dtype, true, given->second});
   }
-  Inference inference{model, {}, {}};
+  TypeInference inference(model.graph, model);
   const std::vector<NodeId> order = model.graph.order();
   for (const NodeId id : order) inference.visit(id);
 }
+
+TypeInference::TypeInference(Graph& graph, const Model& model)
+    : state_(std::make_unique<State>(State{graph, model, {}, {}})) {}
+TypeInference::~TypeInference() = default;
+
+void TypeInference::visit(NodeId id) { state_->visit(id); }
 
 }  // namespace compress

@@ -116,4 +116,17 @@ Kernel prepare_kernel(const OpDef& op, const NodeContext& context);
 // Nodes without a row leave their outputs unknown.
 void infer_types(Model& model, const std::map<std::string, Shape>& input_shapes = {});
 
+// The same a node at a time, for who edits the graph on the way. REQUIRES that each node is visited
+// after those it reads.
+class TypeInference {
+ public:
+  TypeInference(Graph& graph, const Model& model);
+  ~TypeInference();
+  void visit(NodeId id);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 }  // namespace compress

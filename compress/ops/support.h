@@ -15,7 +15,10 @@
 
 namespace compress {
 
-// The version of the node's domain that the model imports.
+// A node that stands for another version of its domain than the model imports (of an inlined body
+// that does) carries that version in this attribute.
+inline constexpr const char* kOpsetAttribute = "compress_opset";
+// The version that the node's domain has for the node.
 int opset_of(const Node& node, const Model& model);
 
 namespace ops {

@@ -1,5 +1,6 @@
 // Lists the families and finds rows; what an operator does is in its family's file.
 #include <algorithm>
+#include <climits>
 #include <map>
 #include <set>
 #include <tuple>
@@ -97,6 +98,9 @@ const OpDef* find_op(std::string_view domain, std::string_view name, int opset) 
 }
 
 int opset_of(const Node& node, const Model& model) {
+  if (const int64_t own = node.int_or(kOpsetAttribute, 0); own > 0 && own <= INT_MAX) {
+    return static_cast<int>(own);
+  }
   if (canonical(node.domain).empty()) {
     const auto row = model.opsets.find("ai.onnx");
     return row == model.opsets.end() ? model.opset() : row->second;

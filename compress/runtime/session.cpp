@@ -48,6 +48,7 @@ struct Session::Impl {
       : model(source), options(std::move(session_options)) {
     budget.limit = options.max_memory;
     runtime::inline_functions(model);
+    runtime::expand_operators(model);
     runtime::check_operators(model.graph, model);
     read_interface();
     if (options.as_double) runtime::widen_to_double(model.graph);

@@ -1,0 +1,139 @@
+// Operators without a kernel, run by the bodies that their specification gives.
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "compress/error.h"
+#include "compress/runtime/inline.h"
+#include "compress/runtime/plan.h"
+
+namespace compress::runtime {
+namespace {
+
+bool has_row(const Node& node, const Model& model) {
+  return find_op(node.domain, node.op_type, node_opset(node, model)) != nullptr;
+}
+
+bool all_have_rows(const Graph& graph, const Model& model, int depth) {
+  if (depth > kMaxDepth) return true;  // refused elsewhere
+  for (NodeId id = 0; id < graph.node_slots(); ++id) {
+    const Node& node = graph.node(id);
+    if (!node.alive) continue;
+    if (!is_control_flow(node) && !has_row(node, model)) return false;
+    for (const Body& body : node.bodies) {
+      if (!all_have_rows(*body.graph, model, depth + 1)) return false;
+    }
+  }
+  return true;
+}
+
+// A type of another graph: its symbols mean nothing here.
+TypeInfo without_symbols(TypeInfo type) {
+  for (int i = 0; i < type.shape.rank(); ++i) {
+    if (type.shape[i] < 0) type.shape[i] = kUnknownDim;
+  }
+  return type;
+}
+
+// Walks each graph in the order of execution, because bodies depend on types that earlier bodies
+// decide.
+class Expander {
+ public:
+  explicit Expander(const Model& model) : model_(model) {}
+
+  void run(Graph& graph, int depth) {
+    count(graph.node_count());
+    TypeInference types(graph, model_);
+    const std::vector<NodeId> order = graph.order();
+    for (const NodeId id : order) visit(graph, id, types, depth);
+  }
+
+ private:
+  void count(int64_t nodes) {
+    nodes_ += nodes;
+    if (nodes_ > kMaxNodes) {
+      fail(ErrorCode::unsupported, "expanding operators gives more than {} nodes", kMaxNodes);
+    }
+  }
+
+  void visit(Graph& graph, NodeId id, TypeInference& types, int depth) {
+    if (depth > kMaxDepth) {
+      fail(ErrorCode::unsupported, "functions and bodies nest deeper than {}", kMaxDepth);
+    }
+    const Node& node = graph.node(id);
+    if (!node.alive) return;
+    if (is_control_flow(node)) return visit_bodies(graph, id, depth);
+    if (has_row(node, model_)) return infer(graph, id, types);
+    const std::optional<Function> function = function_of(graph, node);
+    if (!function) {
+      row_of(node, model_);  // fails, naming the node and the nearest operator
+      return;
+    }
+    count(function->graph->node_count());
+    const NodeId first = graph.node_slots();
+    inline_call(graph, id, *function, model_);
+    const NodeId end = graph.node_slots();
+    for (NodeId added = first; added < end; ++added) visit(graph, added, types, depth + 1);
+  }
+
+  std::optional<Function> function_of(const Graph& graph, const Node& node) const {
+    std::vector<TypeInfo> inputs;
+    for (const ValueId id : node.inputs) {
+      if (id == kNoValue) {
+        inputs.emplace_back();
+        continue;
+      }
+      const Value& value = graph.value(id);
+      inputs.push_back(without_symbols(
+          value.is_constant() ? TypeInfo{value.constant.dtype(), true, value.constant.shape()}
+                              : value.type));
+    }
+    return model_.operator_function(node, node_opset(node, model_), inputs);
+  }
+
+  void visit_bodies(Graph& graph, NodeId id, int depth) {
+    const Node& node = graph.node(id);
+    for (Body& body : graph.edit(id).bodies) {
+      for (const Body::Capture& capture : body.captures) {
+        learn(*body.graph, capture.inner, without_symbols(graph.value(capture.outer).type));
+      }
+      // Loop and Scan feed input i of the body from their own; Scan's are slices of it.
+      for (size_t i = 0; i < node.inputs.size() && i < body.graph->inputs().size(); ++i) {
+        if (node.inputs[i] == kNoValue) continue;
+        const TypeInfo& type = graph.value(node.inputs[i]).type;
+        learn(*body.graph, body.graph->inputs()[i], {type.dtype, false, {}});
+      }
+      run(*body.graph, depth + 1);
+    }
+  }
+
+  static void learn(Graph& graph, ValueId id, const TypeInfo& type) {
+    const Value& value = graph.value(id);
+    if (value.type.dtype == DType::undefined && !value.is_constant()) graph.set_type(id, type);
+  }
+
+  // Where inference does not know, what the file declares stays.
+  static void infer(Graph& graph, NodeId id, TypeInference& types) {
+    const std::vector<ValueId> outputs = graph.node(id).outputs;
+    std::vector<TypeInfo> declared;
+    for (const ValueId output : outputs) {
+      declared.push_back(output == kNoValue ? TypeInfo{} : graph.value(output).type);
+    }
+    types.visit(id);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i] != kNoValue) learn(graph, outputs[i], declared[i]);
+    }
+  }
+
+  const Model& model_;
+  int64_t nodes_ = 0;
+};
+
+}  // namespace
+
+void expand_operators(Model& model) {
+  if (model.operator_function == nullptr || all_have_rows(model.graph, model, 0)) return;
+  Expander(model).run(model.graph, 0);
+}
+
+}  // namespace compress::runtime
