@@ -243,7 +243,7 @@ void Executor::run_loop(const Node& node, const RunOptions& options) {
 void Executor::run_scan(const Node& node, const RunOptions& options) {
   const auto scans = static_cast<size_t>(std::max<int64_t>(node.int_or("num_scan_inputs", 0), 0));
   if (node.inputs.size() < scans || scans == 0) {
-    fail(ErrorCode::unsupported, "Scan of opset 8, or without scan inputs");
+    fail(ErrorCode::invalid_model, "Scan without scan inputs");
   }
   const size_t states = node.inputs.size() - scans;
   Executor& executor = body(node, "body");

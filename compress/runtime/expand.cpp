@@ -1,4 +1,5 @@
 // Operators without a kernel, run by the bodies that their specification gives.
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -33,6 +34,92 @@ TypeInfo without_symbols(TypeInfo type) {
     if (type.shape[i] < 0) type.shape[i] = kUnknownDim;
   }
   return type;
+}
+
+bool is_batched_scan(const Node& node, const Model& model) {
+  return node.is("Scan") && node_opset(node, model) < 9;
+}
+
+bool has_batched_scan(const Graph& graph, const Model& model, int depth) {
+  if (depth > kMaxDepth) return false;  // refused elsewhere
+  for (NodeId id = 0; id < graph.node_slots(); ++id) {
+    const Node& node = graph.node(id);
+    if (!node.alive) continue;
+    if (is_batched_scan(node, model)) return true;
+    for (const Body& body : node.bodies) {
+      if (has_batched_scan(*body.graph, model, depth + 1)) return true;
+    }
+  }
+  return false;
+}
+
+// The Scan of opset 9 that `old`, of opset 8, does for one element of the batch, alone in a body
+// for a Scan over the batch. What it captures, this body captures first.
+Body batch_body(const Node& old) {
+  Body outer{"body", std::make_shared<Graph>(), {}};
+  Graph& graph = *outer.graph;
+  Node scan;
+  scan.name = old.name;
+  scan.op_type = "Scan";
+  scan.attributes = {{"num_scan_inputs", old.int_or("num_scan_inputs", 0), ""}};
+  const std::vector<int64_t> directions = old.ints_or("directions", {});
+  if (!directions.empty()) scan.set_attribute("scan_input_directions", directions);
+  for (size_t i = 1; i < old.inputs.size(); ++i) {
+    scan.inputs.push_back(graph.add_input(graph.unique_value_name("input"), {}));
+  }
+  scan.bodies = old.bodies;
+  for (Body& body : scan.bodies) {
+    for (Body::Capture& capture : body.captures) {
+      const std::string& name = body.graph->value(capture.inner).name;
+      const ValueId between = graph.add_capture(graph.unique_value_name(name), {});
+      outer.captures.push_back({capture.outer, between});
+      capture.outer = between;
+    }
+  }
+  for (size_t i = 0; i < old.outputs.size(); ++i) {
+    scan.outputs.push_back(graph.add_value(graph.unique_value_name("output"), {}));
+  }
+  const NodeId id = graph.add_node_raw(std::move(scan));
+  for (const ValueId output : graph.node(id).outputs) graph.add_output(output);
+  return outer;
+}
+
+// Scan of opset 8 scans each element of a batch: a Scan over the batch whose body is a Scan.
+void split_batched_scan(Graph& graph, NodeId id) {
+  const Node old = graph.node(id);
+  if (!old.inputs.empty() && old.inputs[0] != kNoValue) {
+    fail(ErrorCode::unsupported, "node '{}': Scan of opset 8 with lengths of sequences", old.name);
+  }
+  Node scan;
+  scan.name = graph.unique_node_name(old.name + "/batch");
+  scan.op_type = "Scan";
+  for (size_t i = 1; i < old.inputs.size(); ++i) scan.inputs.push_back(old.inputs[i]);
+  scan.set_attribute("num_scan_inputs", static_cast<int64_t>(scan.inputs.size()));
+  scan.set_attribute(kOpsetAttribute, int64_t{9});
+  scan.bodies.push_back(batch_body(old));
+  scan.bodies[0].graph->edit(0).set_attribute(kOpsetAttribute, int64_t{9});
+  for (const ValueId output : old.outputs) {
+    scan.outputs.push_back(output == kNoValue
+                               ? kNoValue
+                               : graph.add_value(graph.unique_value_name(graph.value(output).name),
+                                                 graph.value(output).type));
+  }
+  const NodeId made = graph.add_node_raw(std::move(scan));
+  for (size_t i = 0; i < old.outputs.size(); ++i) {
+    if (old.outputs[i] != kNoValue) {
+      graph.replace_uses(old.outputs[i], graph.node(made).outputs[i]);
+    }
+  }
+  graph.erase(id);
+}
+
+void split_batched_scans(Graph& graph, const Model& model) {
+  const NodeId end = graph.node_slots();
+  for (NodeId id = 0; id < end; ++id) {
+    if (!graph.node(id).alive) continue;
+    for (Body& body : graph.edit(id).bodies) split_batched_scans(*body.graph, model);
+    if (is_batched_scan(graph.node(id), model)) split_batched_scan(graph, id);
+  }
 }
 
 // Walks each graph in the order of execution, because bodies depend on types that earlier bodies
@@ -132,6 +219,7 @@ class Expander {
 }  // namespace
 
 void expand_operators(Model& model) {
+  if (has_batched_scan(model.graph, model, 0)) split_batched_scans(model.graph, model);
   if (model.operator_function == nullptr || all_have_rows(model.graph, model, 0)) return;
   Expander(model).run(model.graph, 0);
 }

@@ -17,8 +17,9 @@ inline constexpr int kMaxDepth = 64;  // of functions that call functions, and o
 void inline_functions(Model& model);
 
 // Replaces each node that has no row by the body that model.operator_function gives for it, in
-// bodies of control flow and in these bodies too. What is left without a row has none. Fails
-// (unsupported) beyond the limits above, and as the function does.
+// bodies of control flow and in these bodies too; and Scan of opset 8 by two of opset 9. What is
+// left without a row has no body. Fails (unsupported) beyond the limits above, and as the function
+// does.
 void expand_operators(Model& model);
 
 // Replaces a call by the function's nodes, in the order of their execution; nested calls stay.

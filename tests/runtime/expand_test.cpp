@@ -149,6 +149,40 @@ TEST_CASE("what has no body, or one without end, is refused in one line") {
   CHECK_THAT(refusal(model, ErrorCode::unsupported), Catch::Contains("operator made.Outer"));
 }
 
+TEST_CASE("Scan of opset 8 scans each element of the batch") {
+  // state += step * row; output state. Rows come last first.
+  GraphBuilder b;
+  const ValueId start = b.input("start", DType::float32, {2, 1});
+  const ValueId x = b.input("x", DType::float32, {2, 3, 1});
+  const ValueId step = b.input("step", DType::float32, {1});
+  GraphBuilder inner;
+  const ValueId state = inner.input("state", DType::float32, {1});
+  const ValueId row = inner.input("row", DType::float32, {1});
+  const ValueId captured = inner.graph().add_capture("step", {DType::float32, true, {1}});
+  const ValueId next = inner.op("Add", {state, inner.op("Mul", {row, captured})});
+  inner.output(next, "next");
+  inner.output(inner.op("Identity", {next}), "scan");
+  Node node;
+  node.op_type = "Scan";
+  node.name = "scan";
+  node.inputs = {kNoValue, start, x};
+  node.attributes = {attr("num_scan_inputs", int64_t{1}),
+                     attr("directions", std::vector<int64_t>{1})};
+  node.bodies.push_back({"body", std::make_shared<Graph>(inner.graph()), {{step, captured}}});
+  node.outputs = {b.graph().add_value("l", {}), b.graph().add_value("a", {})};
+  const NodeId id = b.graph().add_node_raw(node);
+  b.output(b.graph().node(id).outputs[0], "last");
+  b.output(b.graph().node(id).outputs[1], "all");
+  Session session(std::move(b).model(8));
+  const std::vector<Tensor> out = session.run(std::vector<NamedTensor>{
+      feed("start", {2, 1}, {0, 100}), feed("x", {2, 3, 1}, {1, 2, 3, 10, 20, 30}),
+      feed("step", {1}, {2})});
+  CHECK(out[0].shape() == Shape{2, 1});
+  CHECK(floats(out[0]) == std::vector<float>{12, 220});
+  REQUIRE(out[1].shape() == Shape{2, 3, 1});
+  CHECK(floats(out[1]) == std::vector<float>{6, 10, 12, 160, 200, 220});
+}
+
 // --- ONNX's bodies -------------------------------------------------------------------------------
 
 // y = SoftmaxCrossEntropyLoss(x [2, 3], labels {2, 0}); its body holds NegativeLogLikelihoodLoss,
