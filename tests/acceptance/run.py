@@ -106,13 +106,15 @@ def dig(report, *keys, default=float("nan")):
     return report
 
 
-def session(path, optimized=None, level=None):
+def session(path, optimized=None, level=None, exact=False):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if optimized:
         options.optimized_model_filepath = str(optimized)
     if level is not None:
         options.graph_optimization_level = level
+    if exact:  # 32-bit sums on every processor
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -158,17 +160,24 @@ def efficientnet_static(b):
     sess = session(out, optimized)
     ops = collections.Counter(n.op_type for n in onnx.load(optimized).graph.node)
     b.check(ops["QLinearConv"] >= 48, f"{ops['QLinearConv']} of 49 Conv run as QLinearConv in ORT")
-    # ONNX Runtime's arg-max against ours on the same preprocessed images.
+    # ONNX Runtime's arg-max against ours on the same preprocessed images, summing exactly: without
+    # VNNI its default adds pairs of products in 16 bits that saturate (its own quantizer's file falls
+    # from 0.99 to 0.88 agreement with float).
     arrays = b.work / "images.npz"
     make_images(b, arrays)
     ours = b.work / "ours.npz"
     b.run("infer", out, "--data", arrays, "-o", ours, "--batch", 20, "--force")
     logits = numpy.load(ours)["logits"]
     images = numpy.load(arrays)["input"]
-    theirs = numpy.concatenate([sess.run(None, {"input": images[i:i + 20]})[0]
-                                for i in range(0, len(images), 20)])
-    same = (logits.argmax(1) == theirs.argmax(1)).mean()
-    b.check(same >= 0.99, f"ORT's arg-max agrees with ours on {same:.3f} >= 0.99 of {len(images)}")
+
+    def same_top(sess):
+        theirs = numpy.concatenate([sess.run(None, {"input": images[i:i + 20]})[0]
+                                    for i in range(0, len(images), 20)])
+        return (logits.argmax(1) == theirs.argmax(1)).mean()
+
+    same = same_top(session(out, exact=True))
+    b.check(same >= 0.99, f"ORT's arg-max agrees with ours on {same:.3f} >= 0.99 of {len(images)} "
+            f"({same_top(sess):.3f} with its default sums)")
     for calibrator in ("minmax", "moving-average", "percentile", "entropy", "mse"):
         other = b.work / f"eff_{calibrator}.onnx"
         result = b.run("quantize", b.model("efficientnet_lite0"), "-o", other, "--mode", "static",
