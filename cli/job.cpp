@@ -154,6 +154,12 @@ class JobRun {
       options.statistics = [this](const Model& at, const StatisticsRequests& wanted,
                                   const Options&) { return statistics(at, wanted); };
     }
+    if (data_.calibration != nullptr) {
+      options.samples = [this] {
+        calibrated_ = true;
+        return CalibrationSamples{data_.calibration, data_.calibration_indices};
+      };
+    }
     return run_pipeline(model, recipe, options);
   }
 

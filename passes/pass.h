@@ -11,6 +11,7 @@
 #include "compress/graph/model.h"
 #include "compress/quant/statistics.h"
 #include "compress/recipe.h"
+#include "compress/runtime/sample_source.h"
 
 namespace compress {
 
@@ -28,6 +29,13 @@ struct PassResult {
 // Lifts the default opset of a model; injected, since passes do not include formats.
 using LiftOpset = std::function<void(Model&, int opset)>;
 
+// Calibration data itself, for passes that measure again and again while they rewrite. The source
+// outlives the pipeline.
+struct CalibrationSamples {
+  SampleSource* source = nullptr;
+  std::vector<int64_t> indices;
+};
+
 struct PassContext {
   const Options& options;
   uint64_t seed = 0;
@@ -35,6 +43,8 @@ struct PassContext {
   const StatisticsSet* statistics = nullptr;
   const LiftOpset* lift_opset = nullptr;  // null where the caller gave no converter
   bool has_data = false;                  // statistics can be had
+  // Null: there is no data, or only a file of statistics.
+  const std::function<CalibrationSamples()>* samples = nullptr;
 };
 
 struct PassDef {
@@ -84,6 +94,8 @@ struct PipelineOptions {
   // there is no data. The model's types are inferred.
   std::function<StatisticsSet(const Model&, const StatisticsRequests&, const Options&)> statistics;
   LiftOpset lift_opset;  // formats' convert_opset; empty: models stay at their opset
+  // Asked where a pass needs the samples themselves; empty: there are none.
+  std::function<CalibrationSamples()> samples;
 };
 
 struct PipelineResult {

@@ -106,7 +106,8 @@ class Pipeline {
     bool asked = false;
     PassContext context{options, recipe_.seed, nullptr,
                         options_.lift_opset ? &options_.lift_opset : nullptr,
-                        static_cast<bool>(options_.statistics)};
+                        static_cast<bool>(options_.statistics),
+                        options_.samples ? &options_.samples : nullptr};
     for (int round = 0; round < step.max_rounds; ++round) {
       bool changed = false;
       for (const PassDef& pass : all_passes()) {

@@ -81,8 +81,13 @@ const std::array kQuantizeOptions = {
         "how a range follows from statistics: mse, minmax, moving-average, percentile, entropy"},
     OptionDef{"percentile", OptionType::number, "99.999",
               "share of the absolute values that --calibrator percentile keeps", "50..100"},
-    OptionDef{"algorithm", OptionType::choice, "rtn", "how weights are rounded; rtn: to nearest",
-              "rtn"},
+    OptionDef{"algorithm", OptionType::choice, "rtn",
+              "how weights are rounded; rtn: to nearest; gptq: so that errors make up for each "
+              "other on the calibration data",
+              "rtn|gptq"},
+    OptionDef{"recover", OptionType::list, "",
+              "what is done about lost accuracy, without labels; bias: each channel's mean becomes "
+              "that of the float model (static)"},
     OptionDef{"format", OptionType::choice, "",
               "qdq: DequantizeLinear around float operators; nbits: MatMulNBits for weight-only "
               "(default: qdq; nbits for weight-only)",

@@ -183,6 +183,23 @@ Tensor quantize(const Tensor& values, const QuantParams& params) {
   return out;
 }
 
+namespace {
+
+// Elements [begin, end) of one scale. Bytes have a loop of their own: it vectorizes.
+void dequantize_run(DType dtype, const std::byte* from, float* to, int64_t begin, int64_t end,
+                    float scale, int32_t zero) {
+  const auto bytes = [&](const auto* in) {
+    for (int64_t i = begin; i < end; ++i) to[i] = dequantize_value(in[i], scale, zero);
+  };
+  if (dtype == DType::uint8) return bytes(reinterpret_cast<const uint8_t*>(from));
+  if (dtype == DType::int8) return bytes(reinterpret_cast<const int8_t*>(from));
+  for (int64_t i = begin; i < end; ++i) {
+    to[i] = dequantize_value(load(dtype, from, i), scale, zero);
+  }
+}
+
+}  // namespace
+
 Tensor dequantize(const Tensor& quantized, const QuantParams& params) {
   const SliceMap map = slices_of(quantized.shape(), params.axis, params.block_size);
   check_sizes(params, map);
@@ -196,9 +213,7 @@ Tensor dequantize(const Tensor& quantized, const QuantParams& params) {
       for_each_run(map, row, [&](int64_t offset, int64_t count, int64_t s) {
         const float scale = params.scales[static_cast<size_t>(s)];
         const int32_t zero = params.zero_points[static_cast<size_t>(s)];
-        for (int64_t i = offset; i < offset + count; ++i) {
-          to[i] = dequantize_value(load(quantized.dtype(), from, i), scale, zero);
-        }
+        dequantize_run(quantized.dtype(), from, to, offset, offset + count, scale, zero);
       });
     }
   });

@@ -53,7 +53,9 @@ struct QuantJob {
   const StatisticsSet* statistics;
   Selection selection;
   PassResult result = {};
-  int64_t quantized = 0;  // nodes
+  int64_t quantized = 0;            // nodes
+  std::vector<NodeId> layers = {};  // with integer weights, of static quantization
+  const std::function<CalibrationSamples()>* samples = nullptr;
   // Tables stored in 8 bits: the float constant, then its integers, scale and zero point.
   std::map<ValueId, std::array<ValueId, 3>> tables = {};
 

@@ -1,12 +1,50 @@
 // Chooses the mode and runs it. What could not be quantized is listed with its reason.
 #include "compress/error.h"
 #include "passes/quantize/quantize.h"
+#include "passes/recover/recover_static.h"
 
 namespace compress {
+namespace {
+
+RecoverOptions recover_options(const Options& options) {
+  RecoverOptions out;
+  out.gptq = options.text("algorithm") == "gptq";
+  out.reduce_range = options.flag("reduce-range");
+  for (const std::string& name : options.list("recover")) {
+    if (name != "bias") {
+      fail(ErrorCode::usage, "--recover {}: bias is what there is", name);
+    }
+    out.bias = true;
+  }
+  return out;
+}
+
+CalibrationSamples samples_of(const QuantJob& job, std::string_view what) {
+  if (job.samples == nullptr) {
+    fail(ErrorCode::usage, "{} runs samples; give --data (a file of statistics is not enough)",
+         what);
+  }
+  CalibrationSamples samples = (*job.samples)();
+  if (samples.indices.empty()) fail(ErrorCode::usage, "{} runs samples; there are none", what);
+  return samples;
+}
+
+void quantize_static_and_recover(QuantJob& job) {
+  const RecoverOptions recover = recover_options(job.options);
+  if (!recover) return quantize_static(job);
+  const CalibrationSamples samples =
+      samples_of(job, recover.bias ? "--recover bias" : "--algorithm gptq");
+  const Model reference = job.model;
+  quantize_static(job);
+  recover_static(job.model, reference, job.layers, recover, samples, job.result);
+}
+
+}  // namespace
 
 PassResult quantize_model(Model& model, PassContext& context) {
   const ModeChoice choice = choose_mode(model, context.options, context.has_data);
   QuantJob job{model, context.options, context.statistics, Selection(context.options)};
+  job.samples = context.samples;
   job.result.details = {{"mode", mode_name(choice.mode)}, {"why", choice.why}};
   switch (choice.mode) {
     case QuantMode::none:
@@ -16,7 +54,7 @@ PassResult quantize_model(Model& model, PassContext& context) {
       if (!context.has_data) {
         fail(ErrorCode::usage, "--mode static needs calibration data: --data, or --statistics");
       }
-      quantize_static(job);
+      quantize_static_and_recover(job);
       break;
     case QuantMode::dynamic:
       quantize_dynamic(job);

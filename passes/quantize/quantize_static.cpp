@@ -132,6 +132,7 @@ class StaticQuantizer {
     ++job_.quantized;
     if (unit.has_weights) {
       quantize_weight(unit);
+      job_.layers.push_back(unit.node);
     } else {
       for (size_t slot = 0; slot < unit.inputs.size(); ++slot) {
         if (graph_.value(unit.inputs[slot]).is_constant()) quantize_operand(unit.node, slot);

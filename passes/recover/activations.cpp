@@ -1,0 +1,155 @@
+#include "passes/recover/activations.h"
+
+#include <set>
+#include <utility>
+
+#include "compress/error.h"
+#include "compress/quant/qparams.h"
+#include "compress/runtime/session.h"
+
+namespace compress {
+namespace {
+
+// The integers behind a dequantized activation, and how they become floats; else the value itself.
+struct Source {
+  ValueId id = kNoValue;
+  std::optional<QuantParams> params;  // one scale for the tensor
+};
+
+Source source_of(const Graph& graph, ValueId id) {
+  const NodeId producer = graph.value(id).producer;
+  if (producer == kNoNode) return {id, {}};
+  const Node& node = graph.node(producer);
+  if (!node.is("DequantizeLinear") || graph.value(node.inputs[0]).is_constant()) return {id, {}};
+  const Tensor* scale = graph.constant_input(node, 1);
+  const Tensor* zero = graph.constant_input(node, 2);
+  if (scale == nullptr || zero == nullptr || scale->count() != 1) return {id, {}};
+  QuantParams params;
+  params.dtype = zero->dtype();
+  params.scales = {static_cast<float>(scale->to_double())};
+  params.zero_points = {static_cast<int32_t>(zero->to_double())};
+  return {node.inputs[0], std::move(params)};
+}
+
+void erase_dead(Graph& graph) {
+  const std::vector<NodeId> order = graph.order();
+  for (auto id = order.rbegin(); id != order.rend(); ++id) {
+    const std::vector<ValueId> outputs = graph.node(*id).outputs;
+    bool used = false;
+    for (const ValueId out : outputs) used = used || (out != kNoValue && !graph.is_unused(out));
+    if (!used) graph.erase(*id);
+  }
+}
+
+// Lowering to integer kernels wants to know shapes; what differs between samples stays open.
+TypeInfo common_type(const std::vector<Tensor>& contents) {
+  TypeInfo type{contents[0].dtype(), true, contents[0].shape()};
+  for (const Tensor& content : contents) {
+    if (content.shape().rank() != type.shape.rank()) return {type.dtype, false, {}};
+    for (int d = 0; d < type.shape.rank(); ++d) {
+      if (content.shape()[d] != type.shape[d]) type.shape[d] = kUnknownDim;
+    }
+  }
+  return type;
+}
+
+int64_t bytes_of(const std::vector<Tensor>& contents) {
+  int64_t bytes = 0;
+  for (const Tensor& tensor : contents) bytes += static_cast<int64_t>(tensor.bytes());
+  return bytes;
+}
+
+}  // namespace
+
+Model cut_model(const Model& model, ValueId wanted, const std::map<ValueId, TypeInfo>& given) {
+  Model cut = model;
+  Graph& graph = cut.graph;
+  for (size_t i = 0; i < graph.outputs().size(); ++i) graph.set_output(i, wanted);
+  for (const auto& [id, type] : given) {
+    const std::string name = graph.value(id).name;
+    graph.rename(id, graph.unique_value_name(name + "_computed"));
+    graph.replace_uses(id, graph.add_input(name, type), id != wanted);
+  }
+  erase_dead(graph);
+  const std::vector<ValueId> inputs(graph.inputs().begin(), graph.inputs().end());
+  for (const ValueId id : inputs) {
+    if (graph.is_unused(id) && !graph.value(id).is_constant()) graph.remove_input(id);
+  }
+  return cut;
+}
+
+void Activations::advance_to(ValueId id) {
+  const Source source = source_of(model_.graph, id);
+  if (kept_.count(source.id) == 0)
+    fetch(
+        source.id, [](const Tensor&) {}, true);
+}
+
+void Activations::visit(ValueId id, const std::function<void(const TensorView&)>& visit,
+                        bool keep) {
+  const Source source = source_of(model_.graph, id);
+  const auto show = [&](const Tensor& content) {
+    if (source.params) {
+      visit(dequantize(content, *source.params).read().view());
+    } else {
+      visit(convert(content, DType::float32).read().view());
+    }
+  };
+  if (const auto row = kept_.find(source.id); row != kept_.end()) {
+    for (const Tensor& content : row->second) show(content);
+    return;
+  }
+  fetch(source.id, show, keep);
+}
+
+void Activations::fetch(ValueId id, const std::function<void(const Tensor&)>& show, bool keep) {
+  Contents contents;
+  int64_t bytes = 0;
+  compute(id, [&](size_t, Tensor content) {
+    show(content);
+    bytes += static_cast<int64_t>(content.bytes());
+    if (keep && bytes <= budget_) {
+      contents.push_back(std::move(content));
+    } else {
+      contents.clear();
+    }
+  });
+  if (keep && bytes <= budget_) store(id, std::move(contents));
+}
+
+void Activations::compute(ValueId wanted,
+                          const std::function<void(size_t sample, Tensor content)>& done) {
+  std::map<ValueId, TypeInfo> given;
+  for (const auto& [id, contents] : kept_) given[id] = common_type(contents);
+  const Model cut = cut_model(model_, wanted, given);
+  std::set<std::string> names;
+  Session session(cut);
+  for (const auto& [name, type] : session.inputs()) names.insert(name);
+  for (size_t i = 0; i < samples_.indices.size(); ++i) {
+    std::vector<NamedTensor> feeds;
+    for (const auto& [id, contents] : kept_) {
+      const std::string& name = model_.graph.value(id).name;
+      if (names.count(name) > 0) feeds.push_back({name, contents[i]});
+    }
+    if (feeds.size() < names.size()) {
+      for (NamedTensor& input : samples_.source->get(samples_.indices[i]).inputs) {
+        if (names.count(input.name) > 0) feeds.push_back(std::move(input));
+      }
+    }
+    done(i, std::move(session.run(feeds)[0]));
+  }
+}
+
+void Activations::store(ValueId id, Contents contents) {
+  kept_bytes_ += bytes_of(contents);
+  kept_.emplace(id, std::move(contents));
+  oldest_first_.push_back(id);
+  while (kept_bytes_ > budget_) {
+    const ValueId oldest = oldest_first_.front();
+    oldest_first_.pop_front();
+    kept_bytes_ -= bytes_of(kept_.at(oldest));
+    kept_.erase(oldest);
+  }
+}
+
+}  // namespace compress

@@ -1,0 +1,345 @@
+#include "passes/recover/recover_static.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+
+#include "compress/core/parallel.h"
+#include "compress/error.h"
+#include "compress/runtime/session.h"
+#include "passes/edit.h"
+#include "passes/recover/activations.h"
+#include "passes/recover/gptq.h"
+#include "passes/recover/input_gram.h"
+
+namespace compress {
+namespace {
+
+// Where a layer's result is compared with the float model's: behind its activation and, where it is
+// quantized, clipped to what the integers can hold.
+struct Outlet {
+  ValueId value = kNoValue;  // of the quantized model
+  std::string name;          // of the same value in the float model
+  float low = -std::numeric_limits<float>::infinity();
+  float high = std::numeric_limits<float>::infinity();
+};
+
+struct ChannelMeans {
+  std::vector<double> sums;
+  std::vector<int64_t> inside;  // elements strictly between low and high
+  int64_t count = 0;            // elements a channel
+
+  double mean(size_t c) const { return sums[c] / static_cast<double>(count); }
+  double share_inside(size_t c) const {
+    return static_cast<double>(inside[c]) / static_cast<double>(count);
+  }
+
+  // Channels are axis 1 of what has more than two axes, else the last.
+  void add(const TensorView& x, float low, float high) {
+    const Shape& shape = x.shape;
+    const int axis = shape.rank() > 2 ? 1 : shape.rank() - 1;
+    const int64_t channels = shape[axis], inner = shape.count(axis + 1, shape.rank());
+    const int64_t outer = shape.count(0, axis);
+    sums.resize(static_cast<size_t>(channels));
+    inside.resize(static_cast<size_t>(channels));
+    const auto* data = x.as<const float>();
+    const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, outer * inner));
+    parallel_for(0, channels, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t o = 0; o < outer; ++o) {
+          add_run(static_cast<size_t>(c), data + (o * channels + c) * inner, inner, low, high);
+        }
+      }
+    });
+    count += outer * inner;
+  }
+
+  // Eight float sums at a time, which vectorizes, over runs short enough not to lose bits.
+  void add_run(size_t channel, const float* x, int64_t n, float low, float high) {
+    constexpr int64_t kRun = 1024;
+    for (int64_t begin = 0; begin < n; begin += kRun) {
+      const int64_t end = std::min(begin + kRun, n);
+      float parts[8] = {};
+      int32_t between[8] = {};
+      int64_t i = begin;
+      for (; i + 8 <= end; i += 8) {
+        for (int64_t k = 0; k < 8; ++k) {
+          parts[k] += std::min(std::max(x[i + k], low), high);
+          between[k] += x[i + k] > low && x[i + k] < high;
+        }
+      }
+      for (int64_t k = 0; i < end; ++i, ++k) {
+        parts[k] += std::min(std::max(x[i], low), high);
+        between[k] += x[i] > low && x[i] < high;
+      }
+      for (size_t k = 0; k < 8; ++k) {
+        sums[channel] += double{parts[k]};
+        inside[channel] += between[k];
+      }
+    }
+  }
+};
+
+// The DequantizeLinear of constants that operand `slot` comes from, or kNoNode.
+NodeId constant_dequantize(const Graph& graph, const Node& node, size_t slot) {
+  const ValueId id = operand(node, slot);
+  const NodeId producer = id == kNoValue ? kNoNode : graph.value(id).producer;
+  if (producer == kNoNode || !graph.node(producer).is("DequantizeLinear")) return kNoNode;
+  return graph.constant_input(graph.node(producer), 0) != nullptr ? producer : kNoNode;
+}
+
+class StaticRecovery {
+ public:
+  StaticRecovery(Model& model, const Model& reference, const RecoverOptions& options,
+                 const CalibrationSamples& samples)
+      : model_(model),
+        graph_(model.graph),
+        reference_(reference),
+        options_(options),
+        samples_(samples),
+        activations_(model, samples) {}
+
+  void run(const std::vector<NodeId>& layers, PassResult& result) {
+    for (const NodeId id : layers) {
+      if (graph_.node(id).alive) outlets_[id] = find_outlet(id);
+    }
+    if (options_.bias) measure_reference();
+    const std::vector<NodeId> order = graph_.order();
+    int64_t rounded = 0, corrected = 0;
+    for (const NodeId id : order) {
+      if (outlets_.count(id) == 0) continue;
+      in_context([&] { return fmt::format("while recovering {}", graph_.node(id).name); },
+                 [&] {
+                   if (options_.gptq) rounded += round_anew(id);
+                   if (options_.bias) corrected += correct_bias(id);
+                 });
+    }
+    if (options_.gptq) result.details["gptq_layers"] = rounded;
+    if (options_.bias) result.details["bias_corrected_layers"] = corrected;
+  }
+
+ private:
+  Outlet find_outlet(NodeId id) const {
+    Outlet out;
+    out.value = graph_.node(id).outputs[0];
+    const NodeId reader = single_reader(graph_, out.value);
+    if (reader != kNoNode && (graph_.node(reader).is("Relu") || graph_.node(reader).is("Clip"))) {
+      out.value = graph_.node(reader).outputs[0];
+    }
+    out.name = graph_.value(out.value).name;
+    for (const Use& use : graph_.uses(out.value)) {
+      const Node& node = graph_.node(use.node);
+      const Tensor* scale = graph_.constant_input(node, 1);
+      const Tensor* zero = graph_.constant_input(node, 2);
+      if (!node.is("QuantizeLinear") || scale == nullptr || zero == nullptr) continue;
+      const IntegerRange range = integer_range(zero->dtype(), false);
+      const auto at = [&](int32_t q) {
+        return dequantize_value(q, static_cast<float>(scale->to_double()),
+                                static_cast<int32_t>(zero->to_double()));
+      };
+      out.low = at(range.min);
+      out.high = at(range.max);
+      const auto readers = graph_.uses(node.outputs[0]);
+      if (!readers.empty()) out.value = graph_.node(readers[0].node).outputs[0];
+      break;
+    }
+    // The name of a graph output has moved behind the pair.
+    if (reference_.graph.find_value(out.name) == kNoValue) out.name = graph_.value(out.value).name;
+    return out;
+  }
+
+  // --- Bias -------------------------------------------------------------------------------------
+
+  void measure_reference() {
+    SessionOptions options;
+    std::multimap<std::string, NodeId> wanted;
+    for (const auto& [id, outlet] : outlets_) {
+      if (reference_.graph.find_value(outlet.name) == kNoValue) continue;
+      options.observed.insert(outlet.name);
+      wanted.emplace(outlet.name, id);
+    }
+    Session session(reference_, options);
+    for (const int64_t index : samples_.indices) {
+      session.run(samples_.source->get(index).inputs,
+                  [&](const std::string& name, const TensorView& content) {
+                    if (content.dtype != DType::float32) return;
+                    const auto [begin, end] = wanted.equal_range(name);
+                    for (auto row = begin; row != end; ++row) {
+                      const Outlet& outlet = outlets_.at(row->second);
+                      reference_means_[row->second].add(content, outlet.low, outlet.high);
+                    }
+                  });
+    }
+  }
+
+  bool correct_bias(NodeId id) {
+    const auto expected = reference_means_.find(id);
+    if (expected == reference_means_.end() || expected->second.count == 0) return false;
+    // From here on the layer alone is computed.
+    activations_.advance_to(graph_.node(id).inputs[0]);
+    // A shift of the bias moves the mean by the share of values that no bound holds; twice, since
+    // that share changes with it.
+    for (int round = 0; round < 2; ++round) {
+      const Outlet& outlet = outlets_.at(id);
+      ChannelMeans means;
+      activations_.visit(
+          outlet.value,
+          [&](const TensorView& content) { means.add(content, outlet.low, outlet.high); }, false);
+      if (means.sums.size() != expected->second.sums.size()) return false;
+      constexpr double kLeastInside = 0.1;  // of saturated channels little is known
+      std::vector<double> shift(means.sums.size());
+      for (size_t c = 0; c < shift.size(); ++c) {
+        shift[c] = (expected->second.mean(c) - means.mean(c)) /
+                   std::max(kLeastInside, means.share_inside(c));
+      }
+      if (!add_to_bias(id, shift)) return false;
+    }
+    return true;
+  }
+
+  bool add_to_bias(NodeId id, const std::vector<double>& shift) {
+    const Node& node = graph_.node(id);
+    if (!node.is("Conv") && !node.is("Gemm")) return false;
+    if (operand(node, 2) == kNoValue && !add_zero_bias(id)) return false;
+    const NodeId dequantize = constant_dequantize(graph_, graph_.node(id), 2);
+    if (dequantize == kNoNode) return false;
+    const Node& pair = graph_.node(dequantize);
+    const ValueId constant = pair.inputs[0];
+    const std::vector<double> scales = graph_.constant_input(pair, 1)->to_doubles();
+    const Tensor before = graph_.value(constant).constant;
+    if (before.dtype() != DType::int32 || before.count() != static_cast<int64_t>(shift.size())) {
+      return false;
+    }
+    Tensor biases = Tensor::allocate(DType::int32, before.shape());
+    const auto values = biases.mutable_as<int32_t>();
+    const TensorData data = before.read();
+    const auto* old = data.view().as<const int32_t>();
+    for (size_t c = 0; c < values.size(); ++c) {
+      constexpr double kMost = std::numeric_limits<int32_t>::max();
+      const double moved = old[c] + shift[c] / scales[scales.size() == 1 ? 0 : c];
+      values[c] = static_cast<int32_t>(std::clamp(std::nearbyint(moved), -kMost, kMost));
+    }
+    graph_.set_constant(constant, std::move(biases));
+    return true;
+  }
+
+  // int32 zeros with the scale of the products, as quantize_static writes biases.
+  bool add_zero_bias(NodeId id) {
+    const Node node = graph_.node(id);
+    const NodeId weights = constant_dequantize(graph_, node, 1);
+    const NodeId input = graph_.value(node.inputs[0]).producer;
+    if (weights == kNoNode || input == kNoNode || !graph_.node(input).is("DequantizeLinear")) {
+      return false;
+    }
+    const Tensor* input_scale = graph_.constant_input(graph_.node(input), 1);
+    const Tensor* weight_scale = graph_.constant_input(graph_.node(weights), 1);
+    if (input_scale == nullptr || input_scale->count() != 1) return false;
+    std::vector<float> scales;
+    for (const double scale : weight_scale->to_doubles()) {
+      scales.push_back(static_cast<float>(scale) * static_cast<float>(input_scale->to_double()));
+    }
+    const int64_t channels = channels_of(id);
+    const bool by_channel = weight_scale->shape().rank() == 1;
+    const std::string name = node.name + "_bias";
+    NodeSpec spec{
+        "DequantizeLinear",
+        {graph_.add_constant(name + "_quantized", Tensor::zeros(DType::int32, {channels})),
+         graph_.add_constant(name + "_quantized_scale",
+                             Tensor::from<float>(by_channel ? Shape{channels} : Shape(), scales))},
+        {name + "_DequantizeLinear_Output"},
+        {},
+        name + "_DequantizeLinear"};
+    if (by_channel) spec.attributes.push_back({"axis", int64_t{0}, ""});
+    const NodeId dequantize = graph_.insert_before(id, std::move(spec));
+    graph_.set_input(id, 2, graph_.node(dequantize).outputs[0]);
+    return true;
+  }
+
+  int64_t channels_of(NodeId id) const {
+    const Node& node = graph_.node(id);
+    const Shape& shape = reference_weight(id).shape();
+    return node.is("Conv") || node.int_or("transB", 0) != 0 ? shape[0] : shape[1];
+  }
+
+  // --- Weights ----------------------------------------------------------------------------------
+
+  const Tensor& reference_weight(NodeId id) const {
+    return reference_.graph.value(reference_.graph.node(id).inputs[1]).constant;
+  }
+
+  bool round_anew(NodeId id) {
+    const Node node = graph_.node(id);
+    const NodeId dequantize = constant_dequantize(graph_, node, 1);
+    if (dequantize == kNoNode) return false;
+    const Node pair = graph_.node(dequantize);
+    const Tensor weight = reference_weight(id);
+    const Tensor quantized = graph_.value(pair.inputs[0]).constant;
+    const DType dtype = quantized.dtype();
+    if (!weight || weight.shape() != quantized.shape() || info(dtype).bits != 8 ||
+        (!node.is("Conv") && weight.shape().rank() != 2)) {
+      return false;
+    }
+    const std::vector<double> scales = graph_.constant_input(pair, 1)->to_doubles();
+    const std::vector<double> zeros = graph_.constant_input(pair, 2)->to_doubles();
+    const bool symmetric = std::all_of(zeros.begin(), zeros.end(), [](double z) { return z == 0; });
+
+    const auto count = static_cast<int64_t>(samples_.indices.size());
+    InputGram gram(model_, id, weight.shape(), count);
+    activations_.visit(node.inputs[0], [&](const TensorView& content) { gram.add(content); });
+
+    const bool rows_first = node.is("Conv") || node.int_or("transB", 0) != 0;
+    const int64_t rows = weight.shape()[rows_first ? 0 : 1];
+    const int64_t k = weight.count() / rows;
+    const int64_t group_rows = rows / gram.groups();
+    const auto index = [&](int64_t r, int64_t c) { return rows_first ? r * k + c : c * rows + r; };
+    const TensorData data = weight.read();
+    const auto* from = data.view().as<const float>();
+    Tensor rounded = Tensor::allocate(dtype, weight.shape());
+    auto* to = reinterpret_cast<uint8_t*>(rounded.mutable_data());
+    for (int64_t group = 0; group < gram.groups(); ++group) {
+      GptqLayer layer{Eigen::MatrixXd(group_rows, k), gram.sum(group)};
+      for (int64_t r = 0; r < group_rows; ++r) {
+        for (int64_t c = 0; c < k; ++c) {
+          layer.weights(r, c) = double{from[index(group * group_rows + r, c)]};
+        }
+      }
+      GptqGrid grid;
+      grid.range = integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
+      grid.at = [&](int64_t r, int64_t) {
+        const auto at = static_cast<size_t>(scales.size() == 1 ? 0 : group * group_rows + r);
+        return ScaleZeroPoint{static_cast<float>(scales[at]), static_cast<int32_t>(zeros[at])};
+      };
+      const Eigen::MatrixXi q = gptq_round(std::move(layer), grid);
+      for (int64_t r = 0; r < group_rows; ++r) {
+        for (int64_t c = 0; c < k; ++c) {
+          to[index(group * group_rows + r, c)] = static_cast<uint8_t>(q(r, c));
+        }
+      }
+    }
+    graph_.set_constant(pair.inputs[0], std::move(rounded));
+    return true;
+  }
+
+  Model& model_;
+  Graph& graph_;
+  const Model& reference_;
+  RecoverOptions options_;
+  const CalibrationSamples& samples_;
+  Activations activations_;
+  std::map<NodeId, Outlet> outlets_;
+  std::map<NodeId, ChannelMeans> reference_means_;
+};
+
+}  // namespace
+
+void recover_static(Model& model, const Model& reference, const std::vector<NodeId>& layers,
+                    const RecoverOptions& options, const CalibrationSamples& samples,
+                    PassResult& result) {
+  StaticRecovery(model, reference, options, samples).run(layers, result);
+}
+
+}  // namespace compress

@@ -1,0 +1,28 @@
+// Accuracy that static quantization lost, won back without labels: layer by layer, on what the
+// quantized layers before really put out.
+#pragma once
+
+#include <vector>
+
+#include "passes/pass.h"
+
+namespace compress {
+
+struct RecoverOptions {
+  bool gptq = false;  // weights rounded so that errors make up for each other
+  // Each channel's mean after its activation becomes that of the float model (Nagel et al. 2019,
+  // arXiv 1906.04721, section 4.2, but measured where values are already clipped).
+  bool bias = false;
+
+  bool reduce_range = false;  // as the weights were quantized
+
+  explicit operator bool() const { return gptq || bias; }
+};
+
+// `layers` are nodes (Conv, Gemm, MatMul) of `model` with weights behind DequantizeLinear; the
+// float `reference` has nodes of the same ids and values of the same names.
+void recover_static(Model& model, const Model& reference, const std::vector<NodeId>& layers,
+                    const RecoverOptions& options, const CalibrationSamples& samples,
+                    PassResult& result);
+
+}  // namespace compress
