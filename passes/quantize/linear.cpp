@@ -111,6 +111,16 @@ std::string read_table(const Model& model, NodeId id, Table& out) {
   return out.rows > 0 && out.width > 0 && out.indices != kNoValue ? "" : "an empty table";
 }
 
+void refresh(const Graph& graph, Linear& linear) {
+  const Node& node = graph.node(linear.node);
+  linear.input = operand(node, 0);
+  linear.bias = node.is("Gemm") ? operand(node, 2) : kNoValue;
+}
+
+void refresh(const Graph& graph, Table& table) {
+  table.indices = operand(graph.node(table.node), 1);
+}
+
 Tensor weight_rows(const Graph& graph, const Linear& linear) {
   const Tensor& tensor = graph.value(linear.weight).constant;
   return linear.transposed ? tensor : transposed(tensor);

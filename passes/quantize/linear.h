@@ -36,6 +36,10 @@ struct Table {
 std::string read_linear(const Model& model, NodeId id, Linear& out);
 std::string read_table(const Model& model, NodeId id, Table& out);
 
+// What the node reads now: nodes before it may have been replaced since, and with them its input.
+void refresh(const Graph& graph, Linear& linear);
+void refresh(const Graph& graph, Table& table);
+
 // The constant as float32 [n, k], the layout that blocks along k are contiguous in.
 Tensor weight_rows(const Graph& graph, const Linear& linear);
 // The constant as float32 [k, n].

@@ -44,12 +44,18 @@ Tensor zero_point_tensor(const QuantParams& params, const Shape& shape) {
 }
 
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
-  const int64_t n = rows.shape()[0];
   const int64_t blocks = (rows.shape()[1] + block - 1) / block;
-  const int bits = info(dtype).bits;
   const Tensor whole = padded_columns(rows, blocks * block);
   const QuantParams params = weight_params(whole, dtype, is_symmetric(dtype), 1, block);
-  const Tensor quantized = quantize(whole, params);
+  return pack_blocks(quantize(whole, params), params);
+}
+
+BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params) {
+  const DType dtype = params.dtype;
+  const int bits = info(dtype).bits;
+  const int64_t block = params.block_size;
+  const int64_t n = quantized.shape()[0];
+  const int64_t blocks = quantized.shape()[1] / block;
   BlockWeights out;
   out.scales = scale_tensor(params, {n, blocks});
   // Dense low-bits-first rows of whole blocks are the layout already; signed values become offsets

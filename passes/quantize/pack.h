@@ -17,6 +17,9 @@ struct BlockWeights {
 // `rows` is float32 [n, k]; dtype int4, uint4, int8 or uint8 (unsigned: asymmetric).
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
 
+// The same from integers [n, whole blocks] that were rounded already, with `params` along axis 1.
+BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params);
+
 // GatherBlockQuantized: data of `dtype` (int4 or uint4) [rows, width], scales [rows, width /
 // block], zero_points like scales in `dtype`, undefined for symmetric ones. REQUIRES width % block
 // == 0.

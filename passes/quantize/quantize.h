@@ -67,6 +67,9 @@ struct QuantJob {
   }
 };
 
+// The samples themselves; fails (usage) where there are none, naming the option that wants them.
+CalibrationSamples calibration_samples(const QuantJob& job, std::string_view what);
+
 void quantize_static(QuantJob& job);
 void quantize_dynamic(QuantJob& job);
 void quantize_weights(QuantJob& job);

@@ -20,12 +20,14 @@ class DynamicQuantizer {
         granularity_(granularity_of(job.options, QuantMode::dynamic)) {}
 
   void run() {
-    const Candidates found = find_candidates(job_);
-    for (const Linear& linear : found.linears) {
+    Candidates found = find_candidates(job_);
+    for (Linear& linear : found.linears) {
+      refresh(graph_, linear);
       in_context([&] { return fmt::format("while quantizing {}", name_of(linear.node)); },
                  [&] { multiply(linear); });
     }
-    for (const Table& table : found.tables) {
+    for (Table& table : found.tables) {
+      refresh(graph_, table);
       in_context([&] { return fmt::format("while quantizing {}", name_of(table.node)); },
                  [&] { gather(table); });
     }

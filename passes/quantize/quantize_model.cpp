@@ -19,7 +19,30 @@ RecoverOptions recover_options(const Options& options) {
   return out;
 }
 
-CalibrationSamples samples_of(const QuantJob& job, std::string_view what) {
+void refuse_recovery(const QuantJob& job, std::string_view mode, bool gptq_too) {
+  const RecoverOptions recover = recover_options(job.options);
+  if (recover.bias) {
+    fail(ErrorCode::usage, "--recover bias is for --mode static, this is {}", mode);
+  }
+  if (gptq_too && recover.gptq) {
+    fail(ErrorCode::usage, "--algorithm gptq is for --mode static and weight-only, this is {}",
+         mode);
+  }
+}
+
+void quantize_static_and_recover(QuantJob& job) {
+  const RecoverOptions recover = recover_options(job.options);
+  if (!recover) return quantize_static(job);
+  const CalibrationSamples samples =
+      calibration_samples(job, recover.bias ? "--recover bias" : "--algorithm gptq");
+  const Model reference = job.model;
+  quantize_static(job);
+  recover_static(job.model, reference, job.layers, recover, samples, job.result);
+}
+
+}  // namespace
+
+CalibrationSamples calibration_samples(const QuantJob& job, std::string_view what) {
   if (job.samples == nullptr) {
     fail(ErrorCode::usage, "{} runs samples; give --data (a file of statistics is not enough)",
          what);
@@ -28,18 +51,6 @@ CalibrationSamples samples_of(const QuantJob& job, std::string_view what) {
   if (samples.indices.empty()) fail(ErrorCode::usage, "{} runs samples; there are none", what);
   return samples;
 }
-
-void quantize_static_and_recover(QuantJob& job) {
-  const RecoverOptions recover = recover_options(job.options);
-  if (!recover) return quantize_static(job);
-  const CalibrationSamples samples =
-      samples_of(job, recover.bias ? "--recover bias" : "--algorithm gptq");
-  const Model reference = job.model;
-  quantize_static(job);
-  recover_static(job.model, reference, job.layers, recover, samples, job.result);
-}
-
-}  // namespace
 
 PassResult quantize_model(Model& model, PassContext& context) {
   const ModeChoice choice = choose_mode(model, context.options, context.has_data);
@@ -57,9 +68,11 @@ PassResult quantize_model(Model& model, PassContext& context) {
       quantize_static_and_recover(job);
       break;
     case QuantMode::dynamic:
+      refuse_recovery(job, "dynamic", true);
       quantize_dynamic(job);
       break;
     case QuantMode::weight_only:
+      refuse_recovery(job, "weight-only", false);
       quantize_weights(job);
       break;
   }

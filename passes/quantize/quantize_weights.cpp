@@ -10,6 +10,9 @@
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
+#include "passes/recover/activations.h"
+#include "passes/recover/gptq_blocks.h"
+#include "passes/recover/input_gram.h"
 #include "passes/weights.h"
 
 namespace compress {
@@ -24,19 +27,25 @@ class WeightQuantizer {
         graph_(job.model.graph),
         dtype_(weight_dtype(job.options, QuantMode::weight_only)),
         granularity_(granularity_of(job.options, QuantMode::weight_only)),
+        gptq_(job.options.text("algorithm") == "gptq"),
         qdq_((job.options.has("format") && job.options.text("format") == "qdq") ||
              granularity_.kind != Granularity::block) {}
 
   void run() {
+    if (gptq_ && qdq_) {
+      fail(ErrorCode::usage, "--algorithm gptq rounds blocks of MatMulNBits: --format nbits");
+    }
     if (granularity_.kind != Granularity::block && info(dtype_).bits < 8) {
       fail(ErrorCode::usage, "--weights {} wants --granularity block:N", info(dtype_).name);
     }
-    const Candidates found = find_candidates(job_);
-    for (const Linear& linear : found.linears) {
+    Candidates found = find_candidates(job_);
+    for (Linear& linear : found.linears) {
+      refresh(graph_, linear);
       in_context([&] { return fmt::format("while quantizing {}", name_of(linear.node)); },
                  [&] { qdq_ ? dequantize(linear) : multiply_blocks(linear); });
     }
-    for (const Table& table : found.tables) {
+    for (Table& table : found.tables) {
+      refresh(graph_, table);
       in_context([&] { return fmt::format("while quantizing {}", name_of(table.node)); },
                  [&] { info(dtype_).bits == 4 ? gather_blocks(table) : gather_bytes(table); });
     }
@@ -72,7 +81,15 @@ class WeightQuantizer {
     const auto key = std::pair(linear.weight, linear.transposed);
     if (const auto row = blocks_.find(key); row != blocks_.end()) return row->second;
     const std::string name = graph_.value(linear.weight).name;
-    BlockWeights packed = pack_blocks(weight_rows(graph_, linear), dtype_, granularity_.block_size);
+    const Tensor rows = weight_rows(graph_, linear);
+    BlockWeights packed;
+    if (gptq_) {
+      const RoundedBlocks rounded =
+          gptq_blocks(rows, gram_of(linear), dtype_, granularity_.block_size);
+      packed = pack_blocks(rounded.quantized, rounded.params);
+    } else {
+      packed = pack_blocks(rows, dtype_, granularity_.block_size);
+    }
     BlockIds ids{graph_.add_constant(name + suffix(), std::move(packed.packed)),
                  graph_.add_constant(name + "_scales", std::move(packed.scales)), kNoValue};
     if (packed.zero_points) {
@@ -80,6 +97,23 @@ class WeightQuantizer {
     }
     blocks_.emplace(key, ids);
     return ids;
+  }
+
+  // Of the inputs as the layers before, quantized already, put them out. Products that share an
+  // input follow each other.
+  const Eigen::MatrixXd& gram_of(const Linear& linear) {
+    if (gram_ && gram_input_ == linear.input) return gram_->sum(0);
+    if (!activations_) {
+      samples_ = calibration_samples(job_, "--algorithm gptq");
+      activations_.emplace(job_.model, samples_);
+    }
+    const Node& node = graph_.node(linear.node);
+    const bool rows_first = node.is("Gemm") && node.int_or("transB", 0) != 0;
+    const Shape shape = rows_first ? Shape{linear.n, linear.k} : Shape{linear.k, linear.n};
+    gram_.emplace(job_.model, linear.node, shape, static_cast<int64_t>(samples_.indices.size()));
+    gram_input_ = linear.input;
+    activations_->visit(linear.input, [&](const TensorView& content) { gram_->add(content); });
+    return gram_->sum(0);
   }
 
   void multiply_blocks(const Linear& linear) {
@@ -245,7 +279,12 @@ class WeightQuantizer {
   Graph& graph_;
   DType dtype_;
   Granularity granularity_;
+  bool gptq_;
   bool qdq_;
+  CalibrationSamples samples_;
+  std::optional<Activations> activations_;
+  std::optional<InputGram> gram_;
+  ValueId gram_input_ = kNoValue;
   std::map<std::pair<ValueId, bool>, BlockIds> blocks_;
   std::map<ValueId, BlockIds> tables_;
 };

@@ -319,6 +319,24 @@ TEST_CASE("the mode follows the model and the data", "[quantize]") {
   CHECK(chosen(residual_net(), {}) == "weight-only");
 }
 
+TEST_CASE("products that read each other directly are all quantized", "[quantize]") {
+  for (const char* mode : {"dynamic", "weight-only"}) {
+    CAPTURE(mode);
+    GraphBuilder b;
+    ValueId at = b.input("x", DType::float32, {2, 96});
+    for (uint32_t i = 0; i < 3; ++i) {
+      at = b.op("MatMul", {at, b.constant(random_tensor({96, 96}, i + 1, 0.1f))});
+    }
+    b.output(at, "y");
+    const Model before = std::move(b).model();
+    Model model = before;
+    run_step(model, "quantize", {{"mode", mode}, {"weights", "int8"}});
+    CHECK(count_ops(model.graph, "MatMul") == 0);
+    const std::vector<NamedTensor> feed = feeds({2, 96}, 1)[0];
+    CHECK(test::sqnr(run(before, feed), run(model, feed)) > 25);
+  }
+}
+
 TEST_CASE("options that do not go together are usage errors", "[quantize]") {
   for (const Json& options :
        std::vector<Json>{{{"mode", "dynamic"}, {"weights", "int4"}},
