@@ -104,7 +104,9 @@ class Pipeline {
   void run_step(const StepDef& step, const Options& options) {
     StatisticsSet statistics;
     bool asked = false;
-    PassContext context{options, recipe_.seed, nullptr,
+    PassContext context{options,
+                        recipe_.seed,
+                        nullptr,
                         options_.lift_opset ? &options_.lift_opset : nullptr,
                         static_cast<bool>(options_.statistics),
                         options_.samples ? &options_.samples : nullptr};
