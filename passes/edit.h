@@ -1,6 +1,8 @@
 // Small edits that several passes share.
 #pragma once
 
+#include <algorithm>
+
 #include "compress/graph/graph.h"
 #include "compress/graph/model.h"
 
@@ -44,6 +46,20 @@ inline NodeId single_reader(const Graph& graph, ValueId id) {
 inline const Tensor* constant_of(const Model& model, ValueId id) {
   if (id == kNoValue || !model.graph.value(id).is_constant()) return nullptr;
   return &model.graph.value(id).constant;
+}
+
+// Erases the nodes that nothing reads, last ones first, and returns how many they were.
+inline int64_t erase_unread_nodes(Graph& graph) {
+  const std::vector<NodeId> order = graph.order();
+  int64_t erased = 0;
+  for (auto id = order.rbegin(); id != order.rend(); ++id) {
+    const auto is_read = [&](ValueId out) { return out != kNoValue && !graph.is_unused(out); };
+    const auto& outputs = graph.node(*id).outputs;
+    if (std::any_of(outputs.begin(), outputs.end(), is_read)) continue;
+    graph.erase(*id);
+    ++erased;
+  }
+  return erased;
 }
 
 inline ValueId operand(const Node& node, size_t slot) {

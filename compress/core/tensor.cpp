@@ -151,6 +151,11 @@ Tensor narrowed_floats(const Tensor& wide, DType dtype) {
 
 }  // namespace
 
+void fail_element_type(DType is, DType wanted) {
+  fail(ErrorCode::invalid_model, "a tensor of {} stands where one of {} must", info(is).name,
+       info(wanted).name);
+}
+
 std::shared_ptr<const DeferredGroup::Buffers> DeferredGroup::materialize() {
   const std::lock_guard lock(guard_);
   if (auto buffers = alive_.lock()) return buffers;

@@ -21,6 +21,10 @@
 
 namespace compress {
 
+// Fails (invalid_model): a tensor of one element type is read as another. Checked in every build:
+// a model file decides the types, and a wider type would read past the end.
+[[noreturn]] void fail_element_type(DType is, DType wanted);
+
 // Borrowed memory with a type; what kernels see. `data` may be null for an empty tensor.
 struct TensorView {
   DType dtype = DType::undefined;
@@ -29,7 +33,8 @@ struct TensorView {
 
   template <class T>
   T* as() const {
-    assert(dtype == dtype_of<std::remove_const_t<T>>());
+    constexpr DType wanted = dtype_of<std::remove_const_t<T>>();
+    if (dtype != wanted && data != nullptr) fail_element_type(dtype, wanted);
     return static_cast<T*>(data);
   }
   int64_t count() const { return shape.count(); }

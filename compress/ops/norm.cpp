@@ -169,10 +169,6 @@ Kernel row_norm_kernel(const NodeContext& c, bool centred, int mean_slot, int in
       c.unsupported("statistics of another type");
     }
   }
-  for (const int i : {1, 2}) {
-    if (c.has_input(i) && c.dtype(i) != dtype_of<T>())
-      c.unsupported("scale or bias of another type");
-  }
   const bool has_mean = mean_slot >= 0 && c.has_output(mean_slot);
   const bool has_inverse = inverse_slot >= 0 && c.has_output(inverse_slot);
   return {centred ? "layer_norm_ref" : "rms_norm_ref", [=](const KernelArgs& args) {

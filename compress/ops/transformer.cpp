@@ -6,7 +6,6 @@
 
 #include "compress/core/parallel.h"
 #include "compress/ops/compute_families.h"
-#include "compress/ops/support.h"
 #include "compress/ops/typed.h"
 
 namespace compress {
@@ -244,7 +243,6 @@ Kernel prepare_biased(const NodeContext& c, const char* name, F f) {
   const int64_t n = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
   const int64_t count = shape.count();
   require_count(c, 1, n);
-  ops::require_same_dtype(c, 0, 2);
   return by_float(c, c.dtype(0), [&]<class T>(T) {
     return Kernel{name, [=](const KernelArgs& args) {
                     const T* x = args.inputs[0].as<const T>();

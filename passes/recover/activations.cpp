@@ -6,6 +6,7 @@
 #include "compress/error.h"
 #include "compress/quant/qparams.h"
 #include "compress/runtime/session.h"
+#include "passes/edit.h"
 
 namespace compress {
 namespace {
@@ -29,16 +30,6 @@ Source source_of(const Graph& graph, ValueId id) {
   params.scales = {static_cast<float>(scale->to_double())};
   params.zero_points = {static_cast<int32_t>(zero->to_double())};
   return {node.inputs[0], std::move(params)};
-}
-
-void erase_dead(Graph& graph) {
-  const std::vector<NodeId> order = graph.order();
-  for (auto id = order.rbegin(); id != order.rend(); ++id) {
-    const std::vector<ValueId> outputs = graph.node(*id).outputs;
-    bool used = false;
-    for (const ValueId out : outputs) used = used || (out != kNoValue && !graph.is_unused(out));
-    if (!used) graph.erase(*id);
-  }
 }
 
 // Lowering to integer kernels wants to know shapes; what differs between samples stays open.
@@ -70,7 +61,7 @@ Model cut_model(const Model& model, ValueId wanted, const std::map<ValueId, Type
     graph.rename(id, graph.unique_value_name(name + "_computed"));
     graph.replace_uses(id, graph.add_input(name, type), id != wanted);
   }
-  erase_dead(graph);
+  erase_unread_nodes(graph);
   const std::vector<ValueId> inputs(graph.inputs().begin(), graph.inputs().end());
   for (const ValueId id : inputs) {
     if (graph.is_unused(id) && !graph.value(id).is_constant()) graph.remove_input(id);

@@ -162,6 +162,14 @@ TEST_CASE("a deferred group is computed once while a handle lives") {
   CHECK(runs == 2);
 }
 
+TEST_CASE("a tensor is never read as another element type") {
+  const Tensor tensor = Tensor::zeros(DType::float32, {4});
+  CHECK(tensor.read().as<float>().size() == 4);
+  CHECK_THROWS_WITH(tensor.read().as<double>(),
+                    "a tensor of float32 stands where one of float64 must");
+  CHECK_THROWS_AS(tensor.read().as<int32_t>(), Error);  // the same width is no excuse
+}
+
 TEST_CASE("conversion clamps, truncates and widens") {
   const Tensor floats = Tensor::from<float>({4}, {-1.5f, 300.0f, NAN, 2.9f});
   CHECK(convert(floats, DType::uint8).to_ints() == std::vector<int64_t>{0, 255, 0, 2});
