@@ -168,7 +168,8 @@ void lower_transposes(Graph& graph) {
   for (const NodeId id : std::vector<NodeId>(graph.order())) {
     const Node& node = graph.node(id);
     if (!node.is("Transpose") || node.inputs.size() != 1 || node.inputs[0] == kNoValue) continue;
-    if (info(graph.value(node.inputs[0]).type.dtype).bits != 32) continue;
+    const int bits = info(graph.value(node.inputs[0]).type.dtype).bits;
+    if (bits != 32 && bits != 8) continue;
     add_origin(graph, id, id);
     graph.edit(id).domain = kInternalDomain;
   }

@@ -8,7 +8,7 @@
 
 #include "compress/kernels/float_rows/elementwise_f32.h"
 #include "compress/kernels/float_rows/rows_f32.h"
-#include "compress/kernels/float_rows/transpose_32.h"
+#include "compress/kernels/transpose/transpose.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
 
@@ -152,15 +152,20 @@ void infer_transpose(NodeContext& context) {
   context.set_output(0, context.dtype(0), out);
 }
 
+template <class T>
+Kernel transpose_kernel(kernels::Transpose plan) {
+  return {fmt::format("transpose_{}/{}", 8 * sizeof(T), kernels::best_transpose().name),
+          [plan = std::move(plan)](const KernelArgs& args) {
+            kernels::transpose(plan, static_cast<const T*>(args.inputs[0].data),
+                               static_cast<T*>(args.outputs[0].data));
+          }};
+}
+
 Kernel prepare_transpose(const NodeContext& context) {
   const Shape& shape = context.shape(0);
-  const kernels::Transpose32 plan =
-      kernels::plan_transpose_32(shape.dims(), perm_of(context, shape.rank()));
-  return {fmt::format("transpose_32/{}", kernels::best_transpose_32().name),
-          [plan](const KernelArgs& args) {
-            kernels::transpose_32(plan, static_cast<const uint32_t*>(args.inputs[0].data),
-                                  static_cast<uint32_t*>(args.outputs[0].data));
-          }};
+  kernels::Transpose plan = kernels::plan_transpose(shape.dims(), perm_of(context, shape.rank()));
+  if (info(context.dtype(0)).bits == 8) return transpose_kernel<uint8_t>(std::move(plan));
+  return transpose_kernel<uint32_t>(std::move(plan));
 }
 
 const std::array<OpDef, 5> kRows = {

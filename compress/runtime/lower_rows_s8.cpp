@@ -210,78 +210,52 @@ void infer_binary(NodeContext& context) {
   context.set_output(0, y_type(context), broadcast(context.shape(0), context.shape(1)));
 }
 
-int32_t at_byte(const void* data, int64_t i, bool is_signed) {
-  return is_signed ? int32_t{static_cast<const int8_t*>(data)[i]}
-                   : int32_t{static_cast<const uint8_t*>(data)[i]};
-}
+using BinaryRow = void (*)(const uint8_t* a, const uint8_t* b, int64_t count,
+                           const kernels::BinaryS8& params, uint8_t* out) noexcept;
+using BinaryParams = decltype(kernels::add_params);
 
-struct Binary {
-  S8Params a, b, y;
-  int32_t lo, hi;
-  explicit Binary(const NodeContext& context)
-      : a(params_of(context, kXScale, kXZeroPoint, context.dtype(0))),
-        b(params_of(context, kBScale, kBZeroPoint, context.dtype(1))),
-        y(params_of(context, kYScale, kYZeroPoint, y_type(context))),
-        lo(static_cast<int32_t>(context.node().int_or(kLo, y.is_signed ? -128 : 0))),
-        hi(static_cast<int32_t>(context.node().int_or(kHi, y.is_signed ? 127 : 255))) {}
-};
+constexpr int64_t kSplat = 256;
 
-// combine(a - za, b - zb) is the result in units of the output's scale; any shapes that broadcast.
-template <class Combine>
-Kernel broadcast_kernel(const NodeContext& context, const Binary& binary, Combine combine) {
+// Any shapes that broadcast. Along a row an operand has an element for each, or one for all, which
+// is written out in short runs.
+Kernel prepare_binary(const NodeContext& context, const char* name, BinaryRow row,
+                      BinaryParams& params_of_row) {
+  const S8Params y = params_of(context, kYScale, kYZeroPoint, y_type(context));
+  const auto lo = static_cast<int32_t>(context.node().int_or(kLo, y.is_signed ? -128 : 0));
+  const auto hi = static_cast<int32_t>(context.node().int_or(kHi, y.is_signed ? 127 : 255));
+  const kernels::BinaryS8 params =
+      params_of_row(params_of(context, kXScale, kXZeroPoint, context.dtype(0)),
+                    params_of(context, kBScale, kBZeroPoint, context.dtype(1)), y, lo, hi);
   const std::array<Shape, 2> shapes = {context.shape(0), context.shape(1)};
-  ops::BroadcastPlan plan = ops::plan_broadcast(context.output_types[0].shape, shapes);
-  Kernel kernel;
-  kernel.run = [plan, binary, combine](const KernelArgs& args) {
-    const void* a = args.inputs[0].data;
-    const void* b = args.inputs[1].data;
-    auto* out = static_cast<uint8_t*>(args.outputs[0].data);
-    ops::for_each_row(plan, [&](int64_t at, const auto& from, int64_t n) {
-      for (int64_t i = 0; i < n; ++i) {
-        const int32_t left = at_byte(a, from[0] + i * plan.row_strides()[0], binary.a.is_signed) -
-                             binary.a.zero_point;
-        const int32_t right = at_byte(b, from[1] + i * plan.row_strides()[1], binary.b.is_signed) -
-                              binary.b.zero_point;
-        const float value =
-            std::nearbyint(combine(left, right)) + static_cast<float>(binary.y.zero_point);
-        out[at + i] = static_cast<uint8_t>(static_cast<int32_t>(
-            std::clamp(value, static_cast<float>(binary.lo), static_cast<float>(binary.hi))));
-      }
-    });
-  };
-  return kernel;
+  const ops::BroadcastPlan plan = ops::plan_broadcast(context.output_types[0].shape, shapes);
+  return {fmt::format("{}/{}", name, kernels::best_elementwise_s8().name),
+          [plan, params, row](const KernelArgs& args) {
+            const auto* a = static_cast<const uint8_t*>(args.inputs[0].data);
+            const auto* b = static_cast<const uint8_t*>(args.inputs[1].data);
+            auto* out = static_cast<uint8_t*>(args.outputs[0].data);
+            const bool a_moves = plan.row_strides()[0] != 0, b_moves = plan.row_strides()[1] != 0;
+            ops::for_each_row(plan, [&](int64_t at, const auto& from, int64_t n) {
+              const uint8_t* left = a + from[0];
+              const uint8_t* right = b + from[1];
+              if (a_moves && b_moves) return row(left, right, n, params, out + at);
+              std::array<uint8_t, kSplat> left_splat, right_splat;
+              left_splat.fill(*left);
+              right_splat.fill(*right);
+              for (int64_t i = 0; i < n; i += kSplat) {
+                row(a_moves ? left + i : left_splat.data(),
+                    b_moves ? right + i : right_splat.data(), std::min(kSplat, n - i), params,
+                    out + at + i);
+              }
+            });
+          }};
 }
 
 Kernel prepare_add(const NodeContext& context) {
-  const Binary binary(context);
-  if (context.shape(0) == context.shape(1)) {
-    const int64_t count = context.shape(0).count();
-    Kernel kernel;
-    kernel.name = fmt::format("add_s8/{}", kernels::best_elementwise_s8().name);
-    kernel.run = [binary, count](const KernelArgs& args) {
-      kernels::add_s8(static_cast<const uint8_t*>(args.inputs[0].data), binary.a,
-                      static_cast<const uint8_t*>(args.inputs[1].data), binary.b, count, binary.y,
-                      binary.lo, binary.hi, static_cast<uint8_t*>(args.outputs[0].data));
-    };
-    return kernel;
-  }
-  const auto ma = static_cast<float>(static_cast<double>(binary.a.scale) / binary.y.scale);
-  const auto mb = static_cast<float>(static_cast<double>(binary.b.scale) / binary.y.scale);
-  Kernel kernel = broadcast_kernel(context, binary, [ma, mb](int32_t a, int32_t b) {
-    return static_cast<float>(a) * ma + static_cast<float>(b) * mb;
-  });
-  kernel.name = "add_s8/broadcast";
-  return kernel;
+  return prepare_binary(context, "add_s8", kernels::best_elementwise_s8().add, kernels::add_params);
 }
 
 Kernel prepare_mul(const NodeContext& context) {
-  const Binary binary(context);
-  const auto m =
-      static_cast<float>(static_cast<double>(binary.a.scale) * binary.b.scale / binary.y.scale);
-  Kernel kernel = broadcast_kernel(
-      context, binary, [m](int32_t a, int32_t b) { return static_cast<float>(a * b) * m; });
-  kernel.name = "mul_s8/broadcast";
-  return kernel;
+  return prepare_binary(context, "mul_s8", kernels::best_elementwise_s8().mul, kernels::mul_params);
 }
 
 void infer_like_input(NodeContext& context) {

@@ -100,7 +100,7 @@ TEST_CASE("dequantize_s8") {
   }
 }
 
-TEST_CASE("add_s8") {
+TEST_CASE("add and mul of integers") {
   Random random(3);
   for (const int64_t size : kSizes) {
     const S8Params a = random_params(random), b = random_params(random), y = random_params(random);
@@ -109,19 +109,36 @@ TEST_CASE("add_s8") {
     const int32_t hi = y.is_signed ? 127 : 255;
     const float ma = static_cast<float>(double{a.scale} / y.scale);
     const float mb = static_cast<float>(double{b.scale} / y.scale);
+    const float m = static_cast<float>(double{a.scale} * b.scale / y.scale);
     for (const ElementwiseS8Kernel* kernel : variants()) {
       CAPTURE(kernel->name, size);
-      std::vector<uint8_t> out(static_cast<size_t>(size) + 1, 99);
-      add_s8(left.data(), a, right.data(), b, size, y, lo, hi, out.data(), *kernel);
+      std::vector<uint8_t> sum(static_cast<size_t>(size) + 1, 99), product = sum;
+      kernel->add(left.data(), right.data(), size, add_params(a, b, y, lo, hi), sum.data());
+      kernel->mul(left.data(), right.data(), size, mul_params(a, b, y, lo, hi), product.data());
       for (int64_t i = 0; i < size; ++i) {
-        const float first =
-            static_cast<float>(byte_value(left[i], a.is_signed) - a.zero_point) * ma;
-        const float second =
-            static_cast<float>(byte_value(right[i], b.is_signed) - b.zero_point) * mb;
-        REQUIRE(byte_value(out[i], y.is_signed) == saturate(first + second, y, lo, hi));
+        const int32_t first = byte_value(left[i], a.is_signed) - a.zero_point;
+        const int32_t second = byte_value(right[i], b.is_signed) - b.zero_point;
+        const float added = static_cast<float>(first) * ma + static_cast<float>(second) * mb;
+        REQUIRE(byte_value(sum[i], y.is_signed) == saturate(added, y, lo, hi));
+        const float multiplied = static_cast<float>(first * second) * m;
+        REQUIRE(byte_value(product[i], y.is_signed) == saturate(multiplied, y, lo, hi));
       }
-      CHECK(out.back() == 99);
+      CHECK(sum.back() == 99);
+      CHECK(product.back() == 99);
     }
+  }
+}
+
+TEST_CASE("every table gives the same bytes in every kernel") {
+  Random random(17);
+  uint8_t table[256];
+  for (uint8_t& entry : table) entry = static_cast<uint8_t>(random.integer(0, 255));
+  std::vector<uint8_t> x(3 * 256 + 29), y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i);
+  for (const ElementwiseS8Kernel* kernel : elementwise_s8_kernels()) {
+    if (!runs_here(kernel->isa)) continue;
+    lookup_s8(x.data(), static_cast<int64_t>(x.size()), table, y.data(), *kernel);
+    for (size_t i = 0; i < x.size(); ++i) REQUIRE(y[i] == table[x[i]]);
   }
 }
 

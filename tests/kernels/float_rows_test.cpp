@@ -8,8 +8,8 @@
 #include "compress/kernels/float_rows/conv_f32_ref.h"
 #include "compress/kernels/float_rows/elementwise_f32.h"
 #include "compress/kernels/float_rows/rows_f32.h"
-#include "compress/kernels/float_rows/transpose_32.h"
 #include "compress/kernels/gemm_f32/gemm_f32.h"
+#include "compress/kernels/transpose/transpose.h"
 #include "kernel_test_util.h"
 
 namespace compress::kernels {
@@ -254,33 +254,53 @@ TEST_CASE("products with all that follows them") {
   }
 }
 
+template <class T>
+void check_transposes(const TransposeKernel& kernel, Random& random) {
+  for (int trial = 0; trial < 60; ++trial) {
+    const int64_t rank = random.integer(1, 5);
+    std::vector<int64_t> dims, perm;
+    int64_t count = 1;
+    for (int64_t i = 0; i < rank; ++i) {
+      dims.push_back(random.integer(1, rank <= 2 ? 80 : 11));
+      count *= dims.back();
+      perm.insert(perm.begin() + random.integer(0, i), i);
+    }
+    std::vector<T> in(static_cast<size_t>(count)), out(in.size(), T{255});
+    for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<T>(i * 7 / 3);
+    transpose(plan_transpose(dims, perm), in.data(), out.data(), kernel);
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t rest = i, from = 0;
+      for (size_t d = dims.size(); d-- > 0;) {
+        const auto axis = static_cast<size_t>(perm[d]);
+        int64_t stride = 1;
+        for (size_t later = axis + 1; later < dims.size(); ++later) stride *= dims[later];
+        from += rest % dims[axis] * stride;
+        rest /= dims[axis];
+      }
+      REQUIRE(out[static_cast<size_t>(i)] == in[static_cast<size_t>(from)]);
+    }
+  }
+}
+
 TEST_CASE("transposes of any axes") {
   Random random(23);
-  for (const Transpose32Kernel* kernel : transpose_32_kernels()) {
+  for (const TransposeKernel* kernel : transpose_kernels()) {
     if (!runs_here(kernel->isa)) continue;
-    for (int trial = 0; trial < 60; ++trial) {
-      const int64_t rank = random.integer(1, 5);
-      std::vector<int64_t> dims, perm;
-      int64_t count = 1;
-      for (int64_t i = 0; i < rank; ++i) {
-        dims.push_back(random.integer(1, rank <= 2 ? 80 : 11));
-        count *= dims.back();
-        perm.insert(perm.begin() + random.integer(0, i), i);
-      }
-      std::vector<uint32_t> in(static_cast<size_t>(count)), out(in.size(), 0xffffffffu);
-      for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint32_t>(i);
-      transpose_32(plan_transpose_32(dims, perm), in.data(), out.data(), *kernel);
-      for (int64_t i = 0; i < count; ++i) {
-        int64_t rest = i, from = 0;
-        for (size_t d = dims.size(); d-- > 0;) {
-          const auto axis = static_cast<size_t>(perm[d]);
-          int64_t stride = 1;
-          for (size_t later = axis + 1; later < dims.size(); ++later) stride *= dims[later];
-          from += rest % dims[axis] * stride;
-          rest /= dims[axis];
-        }
-        REQUIRE(out[static_cast<size_t>(i)] == static_cast<uint32_t>(from));
-      }
+    check_transposes<uint32_t>(*kernel, random);
+    check_transposes<uint8_t>(*kernel, random);
+  }
+}
+
+TEST_CASE("bytes of two channel groups change places within a pixel") {
+  for (const int64_t each : {1, 7, 16, 58, 100}) {
+    std::vector<uint8_t> in(static_cast<size_t>(3 * 2 * each)), out(in.size());
+    for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint8_t>(i * 5);
+    transpose(plan_transpose(std::vector<int64_t>{3, 2, each}, std::vector<int64_t>{0, 2, 1}),
+              in.data(), out.data());
+    for (int64_t i = 0; i < 3 * 2 * each; ++i) {
+      const int64_t pixel = i / (2 * each), c = i % (2 * each) / 2, group = i % 2;
+      REQUIRE(out[static_cast<size_t>(i)] ==
+              in[static_cast<size_t>((pixel * 2 + group) * each + c)]);
     }
   }
 }

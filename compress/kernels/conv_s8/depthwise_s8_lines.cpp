@@ -14,6 +14,21 @@ void copy_flipped(const uint8_t* from, uint8_t flip, int64_t count, uint8_t* to)
   for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ flip;
 }
 
+// Pixels of fewer channels than a block get the place of one.
+int64_t pixel_channels(const ConvS8Params& p) { return std::max(p.in_channels, kDepthwiseBlock); }
+
+// Pixels of `from` bytes to places of `to` bytes, one of them kDepthwiseBlock. Whole blocks are
+// moved while they stay within both lines: what is too much is overwritten by the next pixel, or is
+// a channel without weights.
+void copy_pixels(const uint8_t* in, int64_t from, int64_t count, uint8_t* out,
+                 int64_t to) noexcept {
+  const int64_t narrow = std::min(from, to);
+  const int64_t whole = count - divide_up(kDepthwiseBlock, narrow) + 1;
+  int64_t i = 0;
+  for (; i < whole; ++i) std::memcpy(out + i * to, in + i * from, kDepthwiseBlock);
+  for (; i < count; ++i) std::memcpy(out + i * to, in + i * from, static_cast<size_t>(narrow));
+}
+
 int64_t padded_columns(const ConvS8Params& p, int64_t out_w) {
   return (out_w - 1) * p.stride_w + p.kernel_w;
 }
@@ -24,6 +39,7 @@ struct Ring {
   const ConvS8Params& p;
   const ConvS8Args& args;
   int64_t columns;
+  int64_t pixel;  // bytes
   int64_t line_bytes;
   uint8_t flip;
   uint8_t* lines;
@@ -33,7 +49,8 @@ struct Ring {
       : p(params),
         args(arguments),
         columns(padded_columns(params, params.out_w(arguments.in_w))),
-        line_bytes(round_up(columns * params.in_channels, kAlignment)),
+        pixel(pixel_channels(params)),
+        line_bytes(round_up(columns * pixel, kAlignment)),
         flip(arguments.input_signed ? 0x80 : 0),
         lines(scratch) {
     fill(blank(), columns);
@@ -43,7 +60,7 @@ struct Ring {
 
   void fill(uint8_t* at, int64_t count) const noexcept {
     const uint8_t zero = static_cast<uint8_t>(args.input_zero_point) ^ flip;
-    std::memset(at, zero, static_cast<size_t>(count * p.in_channels));
+    std::memset(at, zero, static_cast<size_t>(count * pixel));
   }
 
   // Line y of image n, from column -pad_left on.
@@ -56,9 +73,15 @@ struct Ring {
     const int64_t left = std::min(p.pad_left, columns);
     const int64_t inside = std::clamp<int64_t>(columns - left, 0, args.in_w);
     fill(to, left);
-    copy_flipped(static_cast<const uint8_t*>(args.input) + wanted * args.in_w * p.in_channels, flip,
-                 inside * p.in_channels, to + left * p.in_channels);
-    fill(to + (left + inside) * p.in_channels, columns - left - inside);
+    const uint8_t* from =
+        static_cast<const uint8_t*>(args.input) + wanted * args.in_w * p.in_channels;
+    uint8_t* first = to + left * pixel;
+    if (pixel != p.in_channels) {
+      copy_pixels(from, p.in_channels, inside, first, pixel);
+      from = first;
+    }
+    if (from != first || flip != 0) copy_flipped(from, flip, inside * pixel, first);
+    fill(to + (left + inside) * pixel, columns - left - inside);
     return to;
   }
 };
@@ -66,8 +89,8 @@ struct Ring {
 }  // namespace
 
 DepthwiseS8LineFunction line_function(const ConvS8Params& p, const DepthwiseS8Kernel& kernel) {
-  const bool fits = p.in_channels >= kDepthwiseBlock && p.kernel_h == p.kernel_w &&
-                    p.kernel_h <= kDepthwiseLineTaps && p.dilation_h == 1 && p.dilation_w == 1;
+  const bool fits = p.kernel_h == p.kernel_w && p.kernel_h <= kDepthwiseLineTaps &&
+                    p.dilation_h == 1 && p.dilation_w == 1;
   return fits && kernel.line != nullptr ? kernel.line(p.kernel_h, p.stride_w) : nullptr;
 }
 
@@ -76,7 +99,10 @@ int64_t line_tap(int64_t size, int64_t ky, int64_t kx) {
 }
 
 int64_t line_bytes(const ConvS8Params& p, int64_t out_w) {
-  return (p.kernel_h + 1) * round_up(padded_columns(p, out_w) * p.in_channels, kAlignment);
+  const int64_t lines =
+      (p.kernel_h + 1) * round_up(padded_columns(p, out_w) * pixel_channels(p), kAlignment);
+  if (p.in_channels >= kDepthwiseBlock) return lines;
+  return lines + round_up(out_w * kDepthwiseBlock * 4, kAlignment);
 }
 
 void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Finish& finish,
@@ -87,14 +113,25 @@ void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Fini
   Ring ring(p, args, scratch);
   DepthwiseS8Line line{};
   line.pixels = out_w;
-  line.channels = p.in_channels;
+  line.channels = ring.pixel;
   line.weights = weights.depthwise_weights.get();
   line.finish = finish;
+  uint8_t* wide = ring.blank() + ring.line_bytes;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t top = i % out_h * p.stride_h - p.pad_top;
     for (int64_t ky = 0; ky < p.kernel_h; ++ky) line.rows[ky] = ring.line(i / out_h, top + ky);
-    line.out = static_cast<uint8_t*>(args.out) + i * out_w * p.in_channels * element;
+    uint8_t* out = static_cast<uint8_t*>(args.out) + i * out_w * p.in_channels * element;
+    line.out = ring.pixel == p.in_channels ? out : wide;
     weights.line(line);
+    if (line.out == out) continue;
+    if (element == 1) {
+      copy_pixels(wide, ring.pixel, out_w, out, p.in_channels);
+    } else {
+      const int64_t narrow = p.in_channels * element;
+      for (int64_t x = 0; x < out_w; ++x) {
+        std::memcpy(out + x * narrow, wide + x * ring.pixel * element, static_cast<size_t>(narrow));
+      }
+    }
   }
 }
 

@@ -90,25 +90,29 @@ void dequantize_s8(const uint8_t* x, int64_t count, const S8Params& params, floa
   });
 }
 
-void add_s8(const uint8_t* a, const S8Params& a_params, const uint8_t* b, const S8Params& b_params,
-            int64_t count, const S8Params& out_params, int32_t lo, int32_t hi, uint8_t* out,
-            const ElementwiseS8Kernel& kernel) noexcept {
-  const double out_scale = out_params.scale;
-  const AddS8 params{a_params.zero_point,
-                     b_params.zero_point,
-                     static_cast<float>(a_params.scale / out_scale),
-                     static_cast<float>(b_params.scale / out_scale),
-                     a_params.is_signed,
-                     b_params.is_signed,
-                     range_of(out_params, lo, hi)};
-  parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
-    kernel.add(a + begin, b + begin, end - begin, params, out + begin);
-  });
+BinaryS8 add_params(const S8Params& a, const S8Params& b, const S8Params& out, int32_t lo,
+                    int32_t hi) noexcept {
+  const double out_scale = out.scale;
+  return {a.zero_point,
+          b.zero_point,
+          static_cast<float>(a.scale / out_scale),
+          static_cast<float>(b.scale / out_scale),
+          a.is_signed,
+          b.is_signed,
+          range_of(out, lo, hi)};
 }
 
-void lookup_s8(const uint8_t* x, int64_t count, const uint8_t table[256], uint8_t* out) noexcept {
+BinaryS8 mul_params(const S8Params& a, const S8Params& b, const S8Params& out, int32_t lo,
+                    int32_t hi) noexcept {
+  BinaryS8 params = add_params(a, b, out, lo, hi);
+  params.a_scale = static_cast<float>(double{a.scale} * b.scale / out.scale);
+  return params;
+}
+
+void lookup_s8(const uint8_t* x, int64_t count, const uint8_t table[256], uint8_t* out,
+               const ElementwiseS8Kernel& kernel) noexcept {
   parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = table[x[i]];
+    kernel.lookup(x + begin, end - begin, table, out + begin);
   });
 }
 

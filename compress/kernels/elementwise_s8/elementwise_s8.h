@@ -29,15 +29,20 @@ void quantize_s8(const float* x, int64_t count, const S8Params& params, uint8_t*
 void dequantize_s8(const uint8_t* x, int64_t count, const S8Params& params, float* out,
                    const ElementwiseS8Kernel& kernel = best_elementwise_s8()) noexcept;
 
-// saturate(rint((a - za) * ma + (b - zb) * mb) + zy), ma = float(double(sa) / sy), mb likewise;
-// both products and the sum are rounded to float. lo..hi are bounds in the output's type that
-// include its zero point.
-void add_s8(const uint8_t* a, const S8Params& a_params, const uint8_t* b, const S8Params& b_params,
-            int64_t count, const S8Params& out_params, int32_t lo, int32_t hi, uint8_t* out,
-            const ElementwiseS8Kernel& kernel = best_elementwise_s8()) noexcept;
+// For ElementwiseS8Kernel::add: saturate(rint((a - za) * ma + (b - zb) * mb) + zy), ma = float(
+// double(sa) / sy), mb likewise; both products and the sum are rounded to float. lo..hi are bounds
+// in the output's type that include its zero point.
+BinaryS8 add_params(const S8Params& a, const S8Params& b, const S8Params& out, int32_t lo,
+                    int32_t hi) noexcept;
+
+// For ElementwiseS8Kernel::mul: saturate(rint((a - za) * (b - zb) * m) + zy), m = float(
+// double(sa) * sb / sy); the integer product is exact.
+BinaryS8 mul_params(const S8Params& a, const S8Params& b, const S8Params& out, int32_t lo,
+                    int32_t hi) noexcept;
 
 // out[i] = table[x[i]], x and the table by their bytes.
-void lookup_s8(const uint8_t* x, int64_t count, const uint8_t table[256], uint8_t* out) noexcept;
+void lookup_s8(const uint8_t* x, int64_t count, const uint8_t table[256], uint8_t* out,
+               const ElementwiseS8Kernel& kernel = best_elementwise_s8()) noexcept;
 
 // Fills a table for lookup_s8: dequantize, `function`, quantize.
 void make_lookup_s8(const S8Params& in, const S8Params& out, float (*function)(float),

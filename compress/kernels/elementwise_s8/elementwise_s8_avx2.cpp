@@ -84,22 +84,39 @@ void dequantize(const uint8_t* x, int64_t count, float scale, int32_t zero_point
   copy(values, out + i, count - i);
 }
 
-void add(const uint8_t* a, const uint8_t* b, int64_t count, const AddS8& p, uint8_t* out) noexcept {
-  const __m256 a_scale = _mm256_set1_ps(p.a_scale), b_scale = _mm256_set1_ps(p.b_scale);
+// combine(left, right) of kWidth centred values at a time.
+template <class Combine>
+void binary(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& p, uint8_t* out,
+            Combine combine) noexcept {
   int64_t i = 0;
   for (; i + kWidth <= count; i += kWidth) {
     const Floats left = centred(a + i, p.a_signed, p.a_zero);
     const Floats right = centred(b + i, p.b_signed, p.b_zero);
-    store({_mm256_add_ps(_mm256_mul_ps(left.low, a_scale), _mm256_mul_ps(right.low, b_scale)),
-           _mm256_add_ps(_mm256_mul_ps(left.high, a_scale), _mm256_mul_ps(right.high, b_scale))},
-          p.range, out + i);
+    store({combine(left.low, right.low), combine(left.high, right.high)}, p.range, out + i);
   }
   if (i == count) return;
   uint8_t left[kWidth] = {}, right[kWidth] = {}, bytes[kWidth];
   copy(a + i, left, count - i);
   copy(b + i, right, count - i);
-  add(left, right, kWidth, p, bytes);
+  binary(left, right, kWidth, p, bytes, combine);
   copy(bytes, out + i, count - i);
+}
+
+void add(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& p,
+         uint8_t* out) noexcept {
+  const __m256 a_scale = _mm256_set1_ps(p.a_scale), b_scale = _mm256_set1_ps(p.b_scale);
+  binary(a, b, count, p, out, [=](__m256 left, __m256 right) noexcept {
+    return _mm256_add_ps(_mm256_mul_ps(left, a_scale), _mm256_mul_ps(right, b_scale));
+  });
+}
+
+// The product of two values of at most nine bits is exact.
+void mul(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& p,
+         uint8_t* out) noexcept {
+  const __m256 scale = _mm256_set1_ps(p.a_scale);
+  binary(a, b, count, p, out, [=](__m256 left, __m256 right) noexcept {
+    return _mm256_mul_ps(_mm256_mul_ps(left, right), scale);
+  });
 }
 
 // One value for channels that fill no register.
@@ -143,35 +160,95 @@ void average(const PoolWindow& w, int32_t offset, float scale, S8Range range,
   copy(bytes, out + c, w.channels - c);
 }
 
-void max(const PoolWindow& w, uint8_t* out) noexcept {
-  const __m256i lowest = _mm256_set1_epi8(static_cast<char>(w.is_signed ? 0x80 : 0));
+// The largest of a vector of channels over the window, from channel c on.
+template <class Vector>
+void max_block(const PoolWindow& w, int64_t c, uint8_t* out) noexcept {
+  Vector best = Vector::lowest(w.is_signed);
+  for (int64_t y = 0; y < w.ny; ++y) {
+    const uint8_t* pixel = w.first + y * w.step_y + c;
+    for (int64_t x = 0; x < w.nx; ++x, pixel += w.step_x) best.raise(pixel, w.is_signed);
+  }
+  best.store(out + c);
+}
+
+struct Max32 {
+  __m256i value;
+  static constexpr int64_t kChannels = 32;
+  static Max32 lowest(bool is_signed) noexcept {
+    return {_mm256_set1_epi8(static_cast<char>(is_signed ? 0x80 : 0))};
+  }
+  void raise(const uint8_t* p, bool is_signed) noexcept {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    value = is_signed ? _mm256_max_epi8(value, v) : _mm256_max_epu8(value, v);
+  }
+  void store(uint8_t* p) const noexcept {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value);
+  }
+};
+
+struct Max8 {
+  __m128i value;
+  static constexpr int64_t kChannels = 8;
+  static Max8 lowest(bool is_signed) noexcept {
+    return {_mm_set1_epi8(static_cast<char>(is_signed ? 0x80 : 0))};
+  }
+  void raise(const uint8_t* p, bool is_signed) noexcept {
+    const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    value = is_signed ? _mm_max_epi8(value, v) : _mm_max_epu8(value, v);
+  }
+  void store(uint8_t* p) const noexcept { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), value); }
+};
+
+// A maximum may be taken twice: the last block overlaps the one before.
+template <class Vector>
+void max_blocks(const PoolWindow& w, uint8_t* out) noexcept {
   int64_t c = 0;
-  for (; c + 32 <= w.channels; c += 32) {
-    __m256i best = lowest;
-    for (int64_t y = 0; y < w.ny; ++y) {
-      const uint8_t* pixel = w.first + y * w.step_y + c;
-      for (int64_t x = 0; x < w.nx; ++x, pixel += w.step_x) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
-        best = w.is_signed ? _mm256_max_epi8(best, v) : _mm256_max_epu8(best, v);
-      }
+  for (; c + Vector::kChannels <= w.channels; c += Vector::kChannels) max_block<Vector>(w, c, out);
+  if (c < w.channels) max_block<Vector>(w, w.channels - Vector::kChannels, out);
+}
+
+void max(const PoolWindow& w, uint8_t* out) noexcept {
+  if (w.channels >= Max32::kChannels) return max_blocks<Max32>(w, out);
+  if (w.channels >= Max8::kChannels) return max_blocks<Max8>(w, out);
+  kElementwiseS8Ref.max(w, out);
+}
+
+// A shuffle looks up sixteen entries and gives 0 where the index is negative. Part k of the table
+// holds its entries xor those of part k - 1, and indices fall by 16 from part to part, saturating:
+// what is looked up beyond the part of an index cancels, what lies before it is 0. Bytes of 128 and
+// more take the other half of the table the same way.
+void lookup(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* out) noexcept {
+  __m256i part[16];
+#pragma GCC unroll 16
+  for (int k = 0; k < 16; ++k) {
+    const auto* from = reinterpret_cast<const __m128i*>(table + 16 * k);
+    part[k] = _mm256_broadcastsi128_si256(_mm_loadu_si128(from));
+    if (k % 8 != 0) {
+      part[k] = _mm256_xor_si256(part[k], _mm256_broadcastsi128_si256(_mm_loadu_si128(from - 1)));
     }
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), best);
   }
-  for (; c < w.channels; ++c) {
-    int32_t best = w.is_signed ? -128 : 0;
-    for (int64_t y = 0; y < w.ny; ++y) {
-      for (int64_t x = 0; x < w.nx; ++x) {
-        const int32_t value = widen_one(w.first[y * w.step_y + x * w.step_x + c], w.is_signed);
-        best = value > best ? value : best;
-      }
+  const __m256i step = _mm256_set1_epi8(16), top = _mm256_set1_epi8(-128);
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+    __m256i upper = _mm256_xor_si256(lower, top);
+    __m256i found =
+        _mm256_xor_si256(_mm256_shuffle_epi8(part[0], lower), _mm256_shuffle_epi8(part[8], upper));
+#pragma GCC unroll 7
+    for (int k = 1; k < 8; ++k) {
+      lower = _mm256_subs_epi8(lower, step);
+      upper = _mm256_subs_epi8(upper, step);
+      found = _mm256_xor_si256(found, _mm256_shuffle_epi8(part[k], lower));
+      found = _mm256_xor_si256(found, _mm256_shuffle_epi8(part[8 + k], upper));
     }
-    out[c] = static_cast<uint8_t>(best);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), found);
   }
+  for (; i < count; ++i) out[i] = table[x[i]];
 }
 
 }  // namespace
 
 const ElementwiseS8Kernel kElementwiseS8Avx2 = {
-    "elementwise_s8_avx2", Isa::avx2, quantize, dequantize, add, average, max};
+    "elementwise_s8_avx2", Isa::avx2, quantize, dequantize, add, mul, average, max, lookup};
 
 }  // namespace compress::kernels

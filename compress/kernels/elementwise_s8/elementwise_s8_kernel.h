@@ -14,9 +14,10 @@ struct S8Range {
   int32_t zero_point;
 };
 
-struct AddS8 {
+struct BinaryS8 {
   int32_t a_zero, b_zero;
-  float a_scale, b_scale;  // of the inputs, divided by that of the output
+  // add: of the inputs, divided by that of the output. mul: a_scale alone, for the product.
+  float a_scale, b_scale;
   bool a_signed, b_signed;
   S8Range range;
 };
@@ -38,12 +39,17 @@ struct ElementwiseS8Kernel {
   void (*dequantize)(const uint8_t* x, int64_t count, float scale, int32_t zero_point,
                      bool is_signed, float* out) noexcept;
   // float(a - a_zero) * a_scale + float(b - b_zero) * b_scale, three roundings, into the range.
-  void (*add)(const uint8_t* a, const uint8_t* b, int64_t count, const AddS8& params,
+  void (*add)(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& params,
+              uint8_t* out) noexcept;
+  // float((a - a_zero) * (b - b_zero)) * a_scale, into the range.
+  void (*mul)(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& params,
               uint8_t* out) noexcept;
   // float(sum + offset) * scale, into the range.
   void (*average)(const PoolWindow& window, int32_t offset, float scale, S8Range range,
                   uint8_t* out) noexcept;
   void (*max)(const PoolWindow& window, uint8_t* out) noexcept;
+  // out[i] = table[x[i]].
+  void (*lookup)(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* out) noexcept;
 };
 
 extern const ElementwiseS8Kernel kElementwiseS8Ref;

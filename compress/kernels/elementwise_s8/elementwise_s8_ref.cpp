@@ -27,11 +27,21 @@ void dequantize(const uint8_t* x, int64_t count, float scale, int32_t zero_point
   }
 }
 
-void add(const uint8_t* a, const uint8_t* b, int64_t count, const AddS8& p, uint8_t* out) noexcept {
+void add(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& p,
+         uint8_t* out) noexcept {
   for (int64_t i = 0; i < count; ++i) {
     const float left = static_cast<float>(widen(a[i], p.a_signed) - p.a_zero) * p.a_scale;
     const float right = static_cast<float>(widen(b[i], p.b_signed) - p.b_zero) * p.b_scale;
     out[i] = into(left + right, p.range);
+  }
+}
+
+void mul(const uint8_t* a, const uint8_t* b, int64_t count, const BinaryS8& p,
+         uint8_t* out) noexcept {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t product =
+        (widen(a[i], p.a_signed) - p.a_zero) * (widen(b[i], p.b_signed) - p.b_zero);
+    out[i] = into(static_cast<float>(product) * p.a_scale, p.range);
   }
 }
 
@@ -61,9 +71,13 @@ void max(const PoolWindow& w, uint8_t* out) noexcept {
   }
 }
 
+void lookup(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* out) noexcept {
+  for (int64_t i = 0; i < count; ++i) out[i] = table[x[i]];
+}
+
 }  // namespace
 
 const ElementwiseS8Kernel kElementwiseS8Ref = {
-    "elementwise_s8_ref", Isa::ref, quantize, dequantize, add, average, max};
+    "elementwise_s8_ref", Isa::ref, quantize, dequantize, add, mul, average, max, lookup};
 
 }  // namespace compress::kernels

@@ -1,4 +1,4 @@
-#include "compress/kernels/float_rows/transpose_32.h"
+#include "compress/kernels/transpose/transpose.h"
 
 #include <algorithm>
 
@@ -8,7 +8,7 @@
 namespace compress::kernels {
 namespace {
 
-constexpr const Transpose32Kernel* kKernels[] = {&kTranspose32Avx2, &kTranspose32Ref};
+constexpr const TransposeKernel* kKernels[] = {&kTransposeAvx2, &kTransposeRef};
 
 constexpr int64_t kThreadWork = 1 << 15;  // elements that repay waking a thread
 constexpr int64_t kTile = 64;             // columns turned at a time
@@ -44,11 +44,40 @@ std::vector<Axis> merged_axes(std::span<const int64_t> dims, std::span<const int
   return axes;
 }
 
+template <class T>
+using TileFunction = void (*)(const T*, int64_t, int64_t, int64_t, T*, int64_t) noexcept;
+
+template <class T>
+void run(const Transpose& plan, const T* in, T* out, TileFunction<T> tile) noexcept {
+  // A large matrix alone is cut into bands of columns.
+  const int64_t bands = plan.turned ? divide_up(plan.columns, kTile) : 1;
+  const int64_t unit = plan.turned ? plan.rows * std::min(kTile, plan.columns) : plan.run;
+  const int64_t grain = divide_up(kThreadWork, std::max<int64_t>(unit, 1));
+  parallel_for(0, plan.outer * bands, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t rest = i / bands;
+      int64_t from = 0, to = 0;
+      for (size_t d = plan.dims.size(); d-- > 0;) {
+        from += rest % plan.dims[d] * plan.strides[d];
+        to += rest % plan.dims[d] * plan.to[d];
+        rest /= plan.dims[d];
+      }
+      if (!plan.turned) {
+        std::copy_n(in + from, plan.run, out + to);
+        continue;
+      }
+      const int64_t column = i % bands * kTile;
+      tile(in + from + column, plan.in_stride, plan.rows, std::min(kTile, plan.columns - column),
+           out + to + column * plan.out_stride, plan.out_stride);
+    }
+  });
+}
+
 }  // namespace
 
-Transpose32 plan_transpose_32(std::span<const int64_t> dims, std::span<const int64_t> perm) {
+Transpose plan_transpose(std::span<const int64_t> dims, std::span<const int64_t> perm) {
   std::vector<Axis> axes = merged_axes(dims, perm);
-  Transpose32 plan;
+  Transpose plan;
   if (std::any_of(dims.begin(), dims.end(), [](int64_t dim) { return dim == 0; })) {
     plan.outer = 0;
     return plan;
@@ -77,37 +106,20 @@ Transpose32 plan_transpose_32(std::span<const int64_t> dims, std::span<const int
   return plan;
 }
 
-std::span<const Transpose32Kernel* const> transpose_32_kernels() noexcept { return kKernels; }
+std::span<const TransposeKernel* const> transpose_kernels() noexcept { return kKernels; }
 
-const Transpose32Kernel& best_transpose_32() noexcept {
-  return active_isa() == Isa::ref ? kTranspose32Ref : kTranspose32Avx2;
+const TransposeKernel& best_transpose() noexcept {
+  return active_isa() == Isa::ref ? kTransposeRef : kTransposeAvx2;
 }
 
-void transpose_32(const Transpose32& plan, const uint32_t* in, uint32_t* out,
-                  const Transpose32Kernel& kernel) noexcept {
-  // A large matrix alone is cut into bands of columns.
-  const int64_t bands = plan.turned ? divide_up(plan.columns, kTile) : 1;
-  const int64_t unit = plan.turned ? plan.rows * std::min(kTile, plan.columns) : plan.run;
-  const int64_t grain = divide_up(kThreadWork, std::max<int64_t>(unit, 1));
-  parallel_for(0, plan.outer * bands, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t rest = i / bands;
-      int64_t from = 0, to = 0;
-      for (size_t d = plan.dims.size(); d-- > 0;) {
-        from += rest % plan.dims[d] * plan.strides[d];
-        to += rest % plan.dims[d] * plan.to[d];
-        rest /= plan.dims[d];
-      }
-      if (!plan.turned) {
-        std::copy_n(in + from, plan.run, out + to);
-        continue;
-      }
-      const int64_t column = i % bands * kTile;
-      kernel.tile(in + from + column, plan.in_stride, plan.rows,
-                  std::min(kTile, plan.columns - column), out + to + column * plan.out_stride,
-                  plan.out_stride);
-    }
-  });
+void transpose(const Transpose& plan, const uint32_t* in, uint32_t* out,
+               const TransposeKernel& kernel) noexcept {
+  run(plan, in, out, kernel.tile_32);
+}
+
+void transpose(const Transpose& plan, const uint8_t* in, uint8_t* out,
+               const TransposeKernel& kernel) noexcept {
+  run(plan, in, out, kernel.tile_8);
 }
 
 }  // namespace compress::kernels

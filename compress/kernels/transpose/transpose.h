@@ -1,17 +1,17 @@
-// Permutes the axes of a tensor whose elements have four bytes.
+// Permutes the axes of a tensor whose elements have four bytes or one.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "compress/kernels/float_rows/transpose_32_kernel.h"
+#include "compress/kernels/transpose/transpose_kernel.h"
 
 namespace compress::kernels {
 
 // Axes that stay neighbours are merged. A move is of runs (`run` elements that stay together) or of
 // matrices that are turned.
-struct Transpose32 {
+struct Transpose {
   std::vector<int64_t> dims;     // of the output, what is not in run or matrix
   std::vector<int64_t> strides;  // into the input, by dimension of `dims`
   std::vector<int64_t> to;       // into the output
@@ -22,12 +22,14 @@ struct Transpose32 {
   int64_t rows = 1, columns = 1, in_stride = 0, out_stride = 0;
 };
 
-Transpose32 plan_transpose_32(std::span<const int64_t> dims, std::span<const int64_t> perm);
+Transpose plan_transpose(std::span<const int64_t> dims, std::span<const int64_t> perm);
 
-std::span<const Transpose32Kernel* const> transpose_32_kernels() noexcept;
-const Transpose32Kernel& best_transpose_32() noexcept;
+std::span<const TransposeKernel* const> transpose_kernels() noexcept;
+const TransposeKernel& best_transpose() noexcept;
 
-void transpose_32(const Transpose32& plan, const uint32_t* in, uint32_t* out,
-                  const Transpose32Kernel& kernel = best_transpose_32()) noexcept;
+void transpose(const Transpose& plan, const uint32_t* in, uint32_t* out,
+               const TransposeKernel& kernel = best_transpose()) noexcept;
+void transpose(const Transpose& plan, const uint8_t* in, uint8_t* out,
+               const TransposeKernel& kernel = best_transpose()) noexcept;
 
 }  // namespace compress::kernels
