@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -68,8 +69,10 @@ constexpr std::array<std::string_view, 22> kTableOps = {
     "HardSwish", "LeakyRelu", "Log",      "Mish", "Neg",  "Relu",     "Selu",
     "Sigmoid",   "Softplus",  "Softsign", "Sqrt", "Tanh", "Identity", "ThresholdedRelu",
     "Reciprocal"};
-// The same, where the other operand is a single constant.
-constexpr std::array<std::string_view, 5> kTableBinary = {"Add", "Sub", "Mul", "Div", "Pow"};
+// The same for two operands that are both functions of the activation, or one a single constant.
+constexpr std::array<std::string_view, 7> kTableBinary = {"Add", "Sub", "Mul", "Div",
+                                                          "Pow", "Min", "Max"};
+constexpr size_t kMaxFunctionNodes = 32;
 // They move or select values, so they run on the integers as they are.
 constexpr std::array<std::string_view, 11> kMoves = {
     "Reshape", "Transpose", "Squeeze",      "Unsqueeze",    "Flatten", "Slice",
@@ -114,8 +117,7 @@ class QuantizedLowering {
       return lower_pool(id);
     }
     if (of.is("Concat") || contains(kMoves, of.op_type)) return lower_move(id);
-    if (of.is("QuantizeLinear")) return lower_requantize(id);
-    if (is_table_node(of)) lower_table(id);
+    if (of.is("QuantizeLinear")) lower_function(id);
   }
 
   // --- Reading Q and DQ --------------------------------------------------------------------------
@@ -454,65 +456,105 @@ class QuantizedLowering {
     return true;
   }
 
-  bool is_table_node(const Node& of) const { return table_operand(of) >= 0; }
+  // A value that is a function of one quantized activation, element by element.
+  struct Function {
+    std::vector<NodeId> nodes;  // in order of execution
+    ValueId argument = kNoValue;
+  };
 
-  // The slot of the only activation that a table node reads; -1 where it is none.
-  int table_operand(const Node& of) const {
-    if (!of.domain.empty() || of.outputs.size() != 1) return -1;
-    if (contains(kTableOps, of.op_type)) {
-      for (size_t i = 1; i < of.inputs.size(); ++i) {
-        if (of.inputs[i] != kNoValue && !graph_.value(of.inputs[i]).is_constant()) return -1;
-      }
-      return 0;
-    }
-    if (!contains(kTableBinary, of.op_type) || of.inputs.size() != 2) return -1;
-    for (const int slot : {0, 1}) {
-      const Tensor* other = graph_.constant_input(of, static_cast<size_t>(1 - slot));
-      const bool small = other != nullptr && other->count() == 1 && other->shape().rank() <= 1;
-      if (small && !graph_.value(of.inputs[static_cast<size_t>(slot)]).is_constant()) return slot;
-    }
-    return -1;
+  bool is_table_constant(const Node& of, size_t slot) const {
+    const Tensor* constant = graph_.constant_input(of, slot);
+    if (constant == nullptr) return false;
+    if (contains(kTableOps, of.op_type)) return slot > 0;
+    return constant->count() == 1 && constant->shape().rank() <= 1;
   }
 
-  // DQ -> chain of table nodes -> Q: the chain is run on all 256 values, through its own rows.
-  void lower_table(NodeId id) {
-    const int first_slot = table_operand(node(id));
-    const std::optional<Quantized> x = quantized(node(id).inputs[static_cast<size_t>(first_slot)]);
-    if (!x) return;
-    std::vector<NodeId> chain = {id};
-    ValueId out = node(id).outputs[0];
-    NodeId reader = only_reader(graph_, out);
-    while (reader != kNoNode && table_operand(node(reader)) >= 0) {
-      chain.push_back(reader);
-      out = node(reader).outputs[0];
-      reader = only_reader(graph_, out);
+  // Adds what computes `value`; false where anything but one activation and constants goes in.
+  bool collect(ValueId value, Function& function, size_t depth = 0) const {
+    if (quantized(value)) {
+      if (function.argument == kNoValue) function.argument = value;
+      return function.argument == value;
     }
-    if (reader == kNoNode || !node(reader).is("QuantizeLinear") || node(reader).inputs[0] != out) {
+    const NodeId id = graph_.value(value).producer;
+    if (id == kNoNode || depth == kMaxFunctionNodes) return false;
+    std::vector<NodeId>& nodes = function.nodes;
+    if (std::find(nodes.begin(), nodes.end(), id) != nodes.end()) return true;
+    const Node& of = node(id);
+    const bool known = contains(kTableOps, of.op_type) || contains(kTableBinary, of.op_type);
+    if (!known || !of.domain.empty() || of.outputs.size() != 1) return false;
+    for (size_t i = 0; i < of.inputs.size(); ++i) {
+      if (of.inputs[i] == kNoValue || is_table_constant(of, i)) continue;
+      if (!collect(of.inputs[i], function, depth + 1)) return false;
+    }
+    nodes.push_back(id);
+    return nodes.size() <= kMaxFunctionNodes;
+  }
+
+  // Whether what the nodes compute, but for the last one's output, is read by themselves alone.
+  bool is_closed(const std::vector<NodeId>& nodes) const {
+    for (const NodeId id : nodes) {
+      if (id == nodes.back()) continue;
+      const ValueId out = node(id).outputs[0];
+      if (graph_.is_output(out)) return false;
+      for (const Use& use : graph_.uses(out)) {
+        if (std::find(nodes.begin(), nodes.end(), use.node) == nodes.end()) return false;
+      }
+    }
+    return true;
+  }
+
+  // The function's values at `values` of its argument, through the rows of its own operators.
+  std::optional<Tensor> evaluate_function(const Function& function, const Tensor& values) const {
+    std::map<ValueId, Tensor> known = {{function.argument, values}};
+    for (const NodeId id : function.nodes) {
+      const Node& of = node(id);
+      std::vector<Tensor> inputs;
+      for (size_t i = 0; i < of.inputs.size(); ++i) {
+        const auto row = known.find(of.inputs[i]);
+        const Tensor* constant = graph_.constant_input(of, i);
+        inputs.push_back(row != known.end() ? row->second
+                                            : (constant != nullptr ? *constant : Tensor()));
+      }
+      const int opset = node_opset(of, model_);
+      const OpDef* op = find_op("", of.op_type, opset);
+      if (op == nullptr) return std::nullopt;
+      try {
+        known[of.outputs[0]] = evaluate(*op, of, opset, inputs, 1 << 20)[0];
+      } catch (const Error&) {
+        return std::nullopt;
+      }
+      const Tensor& result = known[of.outputs[0]];
+      if (result.dtype() != DType::float32 || result.count() != values.count()) return std::nullopt;
+    }
+    return function.nodes.empty() ? values : known[node(function.nodes.back()).outputs[0]];
+  }
+
+  // DQ -> any function of a single element -> Q: a table of its values at all 256 integers. A
+  // HardSwish spelled out as Add, Clip, Mul and Div is one too.
+  void lower_function(NodeId id) {
+    Function function;
+    const ValueId from = node(id).inputs[0];
+    if (!collect(from, function) || !is_closed(function.nodes)) return;
+    if (!function.nodes.empty() && only_reader(graph_, from) != id) return;
+    const std::optional<Quantized> x = quantized(function.argument);
+    const std::optional<Params> y = params_at(node(id), 1, 2);
+    if (!x || !y) return;
+    Exit exit = whole_exit(node(id).outputs[0], *y);
+    if (function.nodes.empty() && x->params == *y && !graph_.is_output(exit.out)) {
+      graph_.replace_uses(exit.out, x->value);
+      graph_.erase(id);
       return;
     }
-    const std::optional<Params> y = params_at(node(reader), 1, 2);
-    if (!y) return;
-    Tensor values = all_values(x->params);
-    for (const NodeId part : chain) {
-      std::vector<Tensor> inputs;
-      const int slot = table_operand(node(part));
-      for (size_t i = 0; i < node(part).inputs.size(); ++i) {
-        const Tensor* constant = graph_.constant_input(node(part), i);
-        inputs.push_back(
-            static_cast<int>(i) == slot ? values : (constant != nullptr ? *constant : Tensor()));
-      }
-      try {
-        const OpDef* op = find_op("", node(part).op_type, node_opset(node(part), model_));
-        values = evaluate(*op, node(part), node_opset(node(part), model_), inputs, 1 << 20)[0];
-      } catch (const Error&) {
-        return;
-      }
-      if (values.dtype() != DType::float32 || values.count() != 256) return;
+    const std::optional<Tensor> values = evaluate_function(function, all_values(x->params));
+    if (!values) return;
+    const std::vector<Attribute> table = {{kTable, table_of(*values, *y), ""}};
+    if (function.nodes.empty()) {
+      finish("Lookup", id, {x->value}, table, exit, {x->node});
+      return;
     }
-    Exit exit = whole_exit(node(reader).outputs[0], *y);
-    exit.parts.assign(chain.begin() + 1, chain.end());
-    exit.parts.push_back(reader);
-    finish("Lookup", id, {x->value}, {{kTable, table_of(values, *y), ""}}, exit, {x->node});
+    exit.parts.assign(function.nodes.begin() + 1, function.nodes.end());
+    exit.parts.push_back(id);
+    finish("Lookup", function.nodes[0], {x->value}, table, exit, {x->node});
   }
 
   // What each of the 256 bytes stands for.
@@ -534,20 +576,6 @@ class QuantizedLowering {
           quantize_value(data.as<float>()[i], y.scale, y.zero_point, byte_range(y.dtype)));
     }
     return table;
-  }
-
-  // DQ -> Q with nothing between.
-  void lower_requantize(NodeId id) {
-    const std::optional<Quantized> x = quantized(node(id).inputs[0]);
-    const std::optional<Params> y = params_at(node(id), 1, 2);
-    if (!x || !y) return;
-    if (x->params == *y && !graph_.is_output(node(id).outputs[0])) {
-      graph_.replace_uses(node(id).outputs[0], x->value);
-      graph_.erase(id);
-      return;
-    }
-    finish("Lookup", id, {x->value}, {{kTable, table_of(all_values(x->params), *y), ""}},
-           whole_exit(node(id).outputs[0], *y), {x->node});
   }
 
   // The integers of `x` in the parameters `y`.

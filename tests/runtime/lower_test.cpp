@@ -203,6 +203,14 @@ TEST_CASE("elementwise work, pools and moves run on the integers") {
         return g.b.op("Mul", {g.b.op("HardSigmoid", {a}), g.b.constant(Tensor::scalar<float>(3))});
       },
       0.03f);
+  run(  // HardSwish, spelled out
+      "Add", "lookup_s8",
+      [](Graphs& g, Made a, Made) {
+        const auto number = [&](float v) { return g.b.constant(Tensor::scalar<float>(v)); };
+        const ValueId gate = g.b.op("Clip", {g.b.op("Add", {a, number(3)}), number(0), number(6)});
+        return g.b.op("Div", {g.b.op("Mul", {a, gate}), number(6)});
+      },
+      0.03f);
   run(
       "MaxPool", "max_pool_s8/",
       [](Graphs& g, Made a, Made) {
