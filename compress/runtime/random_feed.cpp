@@ -11,6 +11,8 @@ namespace {
 
 // Ids below this are words or bytes in every vocabulary that has at least a hundred entries.
 constexpr uint64_t kMaxId = 100;
+// A side of a picture that the model leaves open: a multiple of 32, as detectors want it.
+constexpr int64_t kPictureSide = 224;
 
 class Random {
  public:
@@ -76,6 +78,14 @@ Tensor make_feed(const std::string& name, DType dtype, const Shape& shape, Rando
        info(dtype).name);
 }
 
+int64_t open_dimension(const Shape& shape, int axis, int64_t batch) {
+  if (axis == 0) return batch;
+  if (shape.rank() != 4) return 1;
+  const bool channels_last = shape[3] == 1 || shape[3] == 3;
+  const bool is_side = channels_last ? axis < 3 : axis > 1;
+  return is_side ? kPictureSide : 1;
+}
+
 }  // namespace
 
 std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::string, Shape>& shapes,
@@ -89,8 +99,9 @@ std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::str
     if (const auto row = shapes.find(value.name); row != shapes.end()) {
       shape = row->second;
     } else {
+      const Shape open = shape;
       for (int i = 0; i < shape.rank(); ++i) {
-        if (shape[i] < 0) shape[i] = i == 0 ? batch : 1;
+        if (open[i] < 0) shape[i] = open_dimension(open, i, batch);
       }
     }
     feeds.push_back({value.name, make_feed(value.name, value.type.dtype, shape, random)});

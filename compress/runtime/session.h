@@ -74,8 +74,8 @@ class Session {
 };
 
 // A random but plausible feed for a model: floats N(0, 1), integer ids small and non-negative,
-// attention masks ones; unknown dimensions from `shapes` or 1. Seeded; for benches and parity
-// tests.
+// attention masks ones. Unknown dimensions come from `shapes`, else the sides of pictures (rank 4)
+// are 224 and the rest is 1. Seeded; for timing, and for tests.
 std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::string, Shape>& shapes,
                                      uint64_t seed, int64_t batch = 1);
 

@@ -395,6 +395,8 @@ TEST_CASE("random feeds are plausible and seeded") {
   b.input("input_ids", DType::int64, {-1, 8});
   b.input("attention_mask", DType::int64, {-1, 8});
   b.input("position_ids", DType::int64, {-1, 8});
+  b.input("picture", DType::float32, {-1, 3, -1, 32});
+  b.input("last", DType::float32, {-1, -1, -1, 3});
   const Model model = std::move(b).model();
   const std::vector<NamedTensor> a = random_feed(model, {}, 7, 2);
   const std::vector<NamedTensor> again = random_feed(model, {}, 7, 2);
@@ -404,6 +406,8 @@ TEST_CASE("random feeds are plausible and seeded") {
   for (const int64_t id : a[0].tensor.to_ints()) CHECK((id >= 0 && id < 100));
   CHECK(a[1].tensor.to_ints() == std::vector<int64_t>(16, 1));
   CHECK(a[2].tensor.to_ints()[15] == 7);
+  CHECK(a[3].tensor.shape() == Shape{2, 3, 224, 32});
+  CHECK(a[4].tensor.shape() == Shape{2, 224, 224, 3});
 }
 
 }  // namespace
