@@ -23,6 +23,8 @@ constexpr int64_t kLayerSamples = 4;
 EvaluateOptions evaluate_options(const CommonFlags& flags, Progress& progress) {
   EvaluateOptions options;
   options.batch = flags.batch;
+  options.needs_labels =
+      !flags.labels.empty() || !flags.gates.empty() || !flags.metric_output.empty();
   options.progress = progress.callback();
   const size_t colon = flags.metric_output.rfind(':');
   options.metric_output = flags.metric_output.substr(0, colon);

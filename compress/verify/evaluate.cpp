@@ -77,16 +77,21 @@ void compare(Compared& row, const Tensor& reference, const Tensor& candidate, in
   }
 }
 
+// Why the labels cannot be compared with the rows of the output; "" where they can.
+std::string label_mismatch(const Tensor& output, const Rows& rows, int64_t labels) {
+  if (labels == rows.count()) return "";
+  return fmt::format(
+      "{} labels do not fit the output {}: it holds {} rows of {} scores; name another output or "
+      "axis with --metric-output NAME:AXIS",
+      labels, output.shape().to_string(), rows.count(), rows.classes);
+}
+
 void add_labels(Side& side, const Tensor& output, int64_t axis, const Tensor& label) {
   const TensorData data = output.read();
   const Rows rows = rows_of(data.view(), axis);
   const std::vector<int64_t> labels = label.to_ints();
-  if (static_cast<int64_t>(labels.size()) != rows.count()) {
-    fail(ErrorCode::usage,
-         "{} labels do not fit the output {}: it holds {} rows of {} scores; name another output "
-         "or axis with --metric-output NAME:AXIS",
-         labels.size(), output.shape().to_string(), rows.count(), rows.classes);
-  }
+  const std::string mismatch = label_mismatch(output, rows, static_cast<int64_t>(labels.size()));
+  if (!mismatch.empty()) fail(ErrorCode::usage, "{}", mismatch);
   side.accuracy.add(rows, labels);
 }
 
@@ -204,6 +209,7 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
   std::vector<double> scores;  // of the pairs that were evaluated, in that order
   Side ours, theirs;
   bool positions = false;
+  bool with_labels = true;
   const int64_t total = static_cast<int64_t>(indices.size());
   for (int64_t first = 0; first < total; first += options.batch) {
     const int64_t last = std::min(first + options.batch, total);
@@ -217,7 +223,14 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
     }
     const Tensor& a_metric = a[outputs[metric].reference];
     const Tensor& b_metric = b[outputs[metric].candidate];
-    if (sample.label) {
+    if (first == 0 && sample.label && !options.needs_labels) {
+      const TensorData data_of_output = a_metric.read();
+      const std::string mismatch = label_mismatch(
+          a_metric, rows_of(data_of_output.view(), options.metric_axis), sample.label->count());
+      if (!mismatch.empty()) result.notes.push_back("compared without labels: " + mismatch);
+      with_labels = mismatch.empty();
+    }
+    if (sample.label && with_labels) {
       positions = positions || sample.label->count() > static_cast<int64_t>(batch.size());
       add_labels(ours, a_metric, options.metric_axis, *sample.label);
       add_labels(theirs, b_metric, options.metric_axis, *sample.label);

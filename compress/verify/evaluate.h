@@ -18,6 +18,9 @@ struct EvaluateOptions {
   std::string metric_output;  // whose arg-max and labels count; "": the first output
   int64_t metric_axis = -1;   // of the classes
   int64_t batch = 1;
+  // False: labels that do not fit the metric output are left out with a note. They came with the
+  // data, and nobody asked for them.
+  bool needs_labels = true;
   std::function<void(int64_t done, int64_t total)> progress;  // may be empty
 };
 
@@ -43,8 +46,9 @@ struct Evaluation {
   Measurements similarity;
 };
 
-// Fails (usage) where labels do not fit the metric output; (invalid_model) where an output's shapes
-// differ. Scores of pairs are used for those pairs whose both samples are among `indices`.
+// Fails (usage) where labels that are needed do not fit the metric output; (invalid_model) where an
+// output's shapes differ. Scores of pairs are used for those pairs whose both samples are among
+// `indices`.
 Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSource& data,
                     const std::vector<int64_t>& indices, const EvaluateOptions& options);
 Evaluation evaluate(Session& reference, Session& candidate, SampleSource& data,

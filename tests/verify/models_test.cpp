@@ -110,6 +110,21 @@ TEST_CASE("what does not fit is refused with what to do") {
   CHECK_THROWS_WITH(evaluate(a, b, data, {0}, options), Contains("--metric-output"));
 }
 
+TEST_CASE("labels that only came with the data are left out where they do not fit") {
+  Session a(linear(1)), b(linear(1));
+  Samples data = four();
+  data.labels = {2, 0, 1, 0};
+  EvaluateOptions options;
+  options.metric_axis = 0;  // three rows of one score
+  options.needs_labels = false;
+  const Evaluation result = evaluate(a, b, data, {0, 1}, options);
+  CHECK_FALSE(result.labelled);
+  CHECK(result.accuracy.empty());
+  CHECK(result.similarity.at("agreement").candidate == 1);
+  REQUIRE(result.notes.size() == 1);
+  CHECK_THAT(result.notes[0], Contains("compared without labels: 1 labels do not fit"));
+}
+
 TEST_CASE("outputs with other names are matched by position and said so") {
   Session a(linear(1)), b(linear(1, "renamed"));
   Samples data = four();
