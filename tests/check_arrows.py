@@ -4,7 +4,7 @@ import re
 import sys
 
 # A folder may include itself and what stands before it in its row.
-INNER = ["core", "quant", "graph", "kernels", "ops", "runtime", "verify", "report"]
+INNER = ["core", "quant", "graph", "kernels", "ops", "runtime", "train", "verify", "report"]
 MIDDLE = ["passes", "calibration", "formats"]
 # The only places where these libraries' headers may be seen.
 CONFINED = {

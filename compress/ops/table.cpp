@@ -9,6 +9,7 @@
 #include "compress/error.h"
 #include "compress/ops/compute_families.h"
 #include "compress/ops/families.h"
+#include "compress/ops/gradient_families.h"
 #include "compress/ops/op.h"
 #include "compress/ops/special_families.h"
 #include "compress/ops/support.h"
@@ -59,6 +60,12 @@ std::span<const std::span<const OpDef>> families() {
       kTreeOps,
       kUniqueOps,
       kUnpoolOps,
+      kElementGradients,
+      kConvGradients,
+      kPoolGradients,
+      kNormGradients,
+      kMoveGradients,
+      kQuantizeGradients,
   };
   // clang-format on
   return rows;

@@ -1,0 +1,124 @@
+// Derivatives of operators that move, join, cut and pick values.
+#include "compress/train/gradient.h"
+
+namespace compress::train {
+namespace {
+
+void reshape(Gradient& g) { g.give(0, g.like(g.dy(), g.in(0))); }
+
+void transpose(Gradient& g) {
+  const int rank = g.rank(g.in(0));
+  std::vector<int64_t> reversed;
+  for (int i = rank - 1; i >= 0; --i) reversed.push_back(i);
+  const std::vector<int64_t> perm = g.node().ints_or("perm", reversed);
+  std::vector<int64_t> back(perm.size());
+  for (size_t i = 0; i < perm.size(); ++i) {
+    back[static_cast<size_t>(perm[i])] = static_cast<int64_t>(i);
+  }
+  g.give(0, g.op("Transpose", {g.dy()}, {{"perm", back, ""}}));
+}
+
+std::string refuse_unknown_rank(const Gradient& g) {
+  return g.rank(g.in(0)) < 0 ? "an input of unknown rank" : "";
+}
+
+void expand(Gradient& g) { g.give_broadcast(0, g.dy()); }
+
+// The lengths of the parts along the axis, as one int64 tensor each.
+ValueId length_of(const Gradient& g, ValueId id, int64_t axis) {
+  const int64_t at[] = {axis};
+  return g.op("Gather", {g.shape_of(id), g.ints(at)});
+}
+
+// Part i runs from the sum of the lengths before it to that with its own.
+void concat(Gradient& g) {
+  const int rank = g.rank(g.in(0));
+  int64_t axis = g.node().int_or("axis", 1);
+  if (axis < 0) axis += rank;
+  const int64_t at[] = {axis};
+  const int64_t zero[] = {0};
+  ValueId start = g.ints(zero);
+  for (size_t i = 0; i < g.node().inputs.size(); ++i) {
+    const ValueId end = g.op("Add", {start, length_of(g, g.in(i), axis)});
+    if (g.wants(i)) g.give(i, g.op("Slice", {g.dy(), start, end, g.ints(at)}));
+    start = end;
+  }
+}
+
+void split(Gradient& g) {
+  std::vector<ValueId> parts;
+  for (size_t i = 0; i < g.node().outputs.size(); ++i) {
+    const ValueId dy = g.dy(i);
+    parts.push_back(dy != kNoValue ? dy : g.op("Sub", {g.out(i), g.out(i)}));
+  }
+  g.give(0, g.op("Concat", parts, {{"axis", g.node().int_or("axis", 0), ""}}));
+}
+
+std::string refuse_split(const Gradient& g) {
+  for (const ValueId out : g.node().outputs) {
+    if (out == kNoValue) return "an output is left out";
+  }
+  return "";
+}
+
+// Operators whose outputs are each one input element, or none.
+void move(Gradient& g) {
+  std::vector<ValueId> inputs = {g.dy(), g.shape_of(g.in(0))};
+  for (size_t i = 1; i < g.node().inputs.size(); ++i) inputs.push_back(g.in(i));
+  std::vector<Attribute> attributes = g.node().attributes;
+  attributes.push_back({"of", g.node().op_type, ""});
+  attributes.push_back({"of_opset", static_cast<int64_t>(g.opset()), ""});
+  g.give(0, g.gradient_op("MoveGradient", std::move(inputs), std::move(attributes)));
+}
+
+std::string refuse_computed(const Gradient& g) {
+  for (size_t i = 1; i < g.node().inputs.size(); ++i) {
+    if (g.in(i) != kNoValue && g.constant(g.in(i)) == nullptr) return "its operands are computed";
+  }
+  return "";
+}
+
+std::string refuse_interpolation(const Gradient& g) {
+  const std::string mode = g.node().string_or("mode", "nearest");
+  if (mode != "nearest") return "mode " + mode;
+  return refuse_computed(g);
+}
+
+void gather(Gradient& g) {
+  g.give(0, g.gradient_op("GatherGradient", {g.dy(), g.in(1), g.shape_of(g.in(0))},
+                          {{"axis", g.node().int_or("axis", 0), ""}}));
+}
+
+void gather_elements(Gradient& g) {
+  const ValueId zeros = g.op("Expand", {g.scalar(0), g.shape_of(g.in(0))});
+  g.give(0,
+         g.op("ScatterElements", {zeros, g.in(1), g.dy()},
+              {{"axis", g.node().int_or("axis", 0), ""}, {"reduction", std::string("add"), ""}}));
+}
+
+constexpr GradientDef kRows[] = {
+    {"", "Reshape", reshape},
+    {"", "Flatten", reshape},
+    {"", "Squeeze", reshape},
+    {"", "Unsqueeze", reshape},
+    {"", "Transpose", transpose, refuse_unknown_rank},
+    {"", "Expand", expand},
+    {"", "Concat", concat, refuse_unknown_rank},
+    {"", "Split", split, refuse_split},
+    {"", "Slice", move, refuse_computed},
+    {"", "Pad", move, refuse_computed},
+    {"", "Tile", move, refuse_computed},
+    {"", "DepthToSpace", move},
+    {"", "SpaceToDepth", move},
+    {"", "Trilu", move, refuse_computed},
+    {"", "Resize", move, refuse_interpolation},
+    {"", "Upsample", move, refuse_interpolation},
+    {"", "Gather", gather},
+    {"", "GatherElements", gather_elements},
+};
+
+}  // namespace
+
+const std::span<const GradientDef> kMovementGradients = kRows;
+
+}  // namespace compress::train
