@@ -40,6 +40,7 @@ void lower(Model& model) {
   lower_weight_only(model.graph, model);
   fold_into_convolutions(model.graph);
   lower_norms(model.graph, model);
+  lower_training(model.graph);
   lower_float(model.graph, model);
   assign_layouts(model.graph, model);
   lower_elements(model.graph, model);

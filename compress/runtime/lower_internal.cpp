@@ -44,7 +44,8 @@ void resolve_auto_pad(const NodeContext& context, Axis& axis) {
 }  // namespace
 
 const OpDef& internal_op(const Node& node) {
-  for (const auto& rows : {kIntegerRows, kPoolRows, kFloatRows, kBlockRows, kElementRows}) {
+  for (const auto& rows :
+       {kIntegerRows, kPoolRows, kFloatRows, kBlockRows, kElementRows, kTrainingRows}) {
     for (const OpDef& row : rows) {
       if (row.name == node.op_type) return row;
     }
@@ -53,15 +54,18 @@ const OpDef& internal_op(const Node& node) {
 }
 
 bool is_channels_last(std::string_view op) {
-  constexpr std::array<std::string_view, 9> kNames = {"QConv",
-                                                      "QMaxPool",
-                                                      "QAveragePool",
-                                                      "Conv",
-                                                      "MaxPool",
-                                                      "AveragePool",
-                                                      "GlobalAveragePool",
-                                                      "GlobalMaxPool",
-                                                      "QGlobalAveragePool"};
+  constexpr std::array<std::string_view, 12> kNames = {"QConv",
+                                                       "QMaxPool",
+                                                       "QAveragePool",
+                                                       "Conv",
+                                                       "MaxPool",
+                                                       "AveragePool",
+                                                       "GlobalAveragePool",
+                                                       "GlobalMaxPool",
+                                                       "QGlobalAveragePool",
+                                                       "TrainConv",
+                                                       "ConvDataGradient",
+                                                       "MaxPoolGradient"};
   return std::find(kNames.begin(), kNames.end(), op) != kNames.end();
 }
 

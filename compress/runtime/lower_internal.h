@@ -37,12 +37,16 @@ namespace compress::runtime {
 //   RmsNorm   x, gain            likewise
 //   Transpose x                  elements of 4 bytes
 //   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
+//   TrainConv x, w, [bias]       NHWC float32; w and bias come with each run; clamp lo..hi
+//   ConvDataGradient, ConvWeightGradient (-> dw, [dbias]), MaxPoolGradient
+//                                as in ops/gradient_families.h, images NHWC
 
-extern const std::span<const OpDef> kIntegerRows;  // lower_rows_s8.cpp
-extern const std::span<const OpDef> kPoolRows;     // lower_rows_pool.cpp
-extern const std::span<const OpDef> kFloatRows;    // lower_rows_f32.cpp
-extern const std::span<const OpDef> kBlockRows;    // lower_rows_blocks.cpp
-extern const std::span<const OpDef> kElementRows;  // lower_rows_elements.cpp
+extern const std::span<const OpDef> kIntegerRows;   // lower_rows_s8.cpp
+extern const std::span<const OpDef> kPoolRows;      // lower_rows_pool.cpp
+extern const std::span<const OpDef> kFloatRows;     // lower_rows_f32.cpp
+extern const std::span<const OpDef> kBlockRows;     // lower_rows_blocks.cpp
+extern const std::span<const OpDef> kElementRows;   // lower_rows_elements.cpp
+extern const std::span<const OpDef> kTrainingRows;  // lower_rows_training.cpp
 
 // A row that takes its operands as they are stored; only those that say so see elements below 8
 // bits packed.

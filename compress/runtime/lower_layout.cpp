@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "compress/ops/gradient_families.h"
 #include "compress/runtime/inline.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
@@ -125,7 +126,14 @@ class Layouts {
   void visit(NodeId id) {
     if (!node(id).alive) return;
     if (node(id).domain == kInternalDomain && is_channels_last(node(id).op_type)) {
-      convert(id, {});
+      convert(id, is_training(node(id)) ? images_of(id) : std::vector<ValueId>());
+      return;
+    }
+    if (node(id).is("ConvWeightGradient", kInternalDomain)) {
+      // Weights have no channels-last form.
+      for (const size_t slot : {size_t{0}, size_t{1}}) {
+        graph_.set_input(id, slot, twin(node(id).inputs[slot]));
+      }
       return;
     }
     if (node(id).inputs.empty() || node(id).outputs.empty() || !node(id).bodies.empty()) return;
@@ -144,6 +152,17 @@ class Layouts {
     if (node(id).is("Reshape")) return convert_shuffle(id);
   }
 
+  static bool is_training(const Node& of) {
+    return of.op_type == "TrainConv" || of.op_type == "ConvDataGradient";
+  }
+
+  // Operands of a convolution whose weights are no constants: only the first is an image.
+  std::vector<ValueId> images_of(NodeId id) {
+    std::vector<ValueId> inputs = node(id).inputs;
+    inputs[0] = twin(inputs[0]);
+    return inputs;
+  }
+
   bool any_twin(NodeId id) const {
     const Node& of = node(id);
     return std::any_of(of.inputs.begin(), of.inputs.end(),
@@ -152,6 +171,7 @@ class Layouts {
 
   bool is_plain_elementwise(const Node& of) const {
     if (of.outputs.size() != 1) return false;
+    if (of.is("ElementGradient", kGradientDomain)) return true;
     if (of.domain == kInternalDomain) {
       return contains(kInternalElementwise, of.op_type) ||
              contains(kInternalBroadcasting, of.op_type);

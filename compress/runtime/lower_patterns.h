@@ -47,6 +47,7 @@ void lower_quantized(Graph& graph, const Model& model);
 void lower_weight_only(Graph& graph, const Model& model);
 void fold_into_convolutions(Graph& graph);
 void lower_norms(Graph& graph, const Model& model);
+void lower_training(Graph& graph);
 void lower_float(Graph& graph, const Model& model);
 void assign_layouts(Graph& graph, const Model& model);
 void lower_elements(Graph& graph, const Model& model);

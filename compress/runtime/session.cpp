@@ -225,6 +225,8 @@ std::vector<Tensor> Session::run(std::span<const NamedTensor> feeds, const Obser
 
 void Session::run_discarding(std::span<const NamedTensor> feeds) { impl_->run(feeds, {}); }
 
+const TensorView& Session::output(size_t i) const { return impl_->executor->output(i); }
+
 void Session::profile(std::span<const NamedTensor> feeds) {
   runtime::RunOptions run_options;
   run_options.timed = true;

@@ -61,6 +61,8 @@ class Session {
   // Runs without copying outputs, for timing; REQUIRES that run() was called with these feeds'
   // shapes.
   void run_discarding(std::span<const NamedTensor> feeds);
+  // Output i of the last run of either kind, where the run left it; valid until the next one.
+  const TensorView& output(size_t i) const;
   // Times each kernel during one run.
   void profile(std::span<const NamedTensor> feeds);
   // The kernels of the last plan, in order.
