@@ -1,0 +1,499 @@
+#include "compress/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include "compress/core/parallel.h"
+#include "compress/error.h"
+#include "compress/runtime/session.h"
+#include "compress/train/checkpoint.h"
+#include "compress/train/training_graph.h"
+
+namespace compress::train {
+namespace {
+
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+// A loss that grows to so many times what it was at the start has diverged.
+constexpr double kDiverged = 1e4;
+// Teacher outputs for all samples are kept where they take at most so much.
+constexpr uint64_t kCacheBytes = uint64_t{256} << 20;
+
+// Samples 0..n-1 in an order drawn from the key (Fisher and Yates).
+void shuffle(std::vector<int64_t>& order, uint64_t key) {
+  for (size_t i = order.size(); i > 1; --i) {
+    key = mixed_bits(key + i);
+    std::swap(order[i - 1], order[static_cast<size_t>(key % i)]);
+  }
+}
+
+// Part of the samples, drawn by the seed, is held back; both parts stay in order.
+std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed) {
+  const auto count =
+      static_cast<size_t>(std::clamp(part, 0.0, 0.9) * static_cast<double>(indices.size()));
+  if (count == 0) return {};
+  std::vector<int64_t> drawn(indices.size());
+  std::iota(drawn.begin(), drawn.end(), 0);
+  shuffle(drawn, mixed_bits(seed ^ 0x56414C4944u));
+  const std::set<int64_t> held(drawn.begin(), drawn.begin() + static_cast<std::ptrdiff_t>(count));
+  std::vector<int64_t> kept, out;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    (held.contains(static_cast<int64_t>(i)) ? out : kept).push_back(indices[i]);
+  }
+  indices = std::move(kept);
+  return out;
+}
+
+// The teacher's values for samples: computed, and kept where all of them fit into memory.
+class Teacher {
+ public:
+  Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples)
+      : inputs_(inputs),
+        session_(cut_teacher(teacher, inputs)),
+        may_keep_(may_keep),
+        samples_(samples) {}
+
+  // Appends a feed for each value; samples are told apart by their index.
+  void feed(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
+            std::vector<NamedTensor>& feeds) {
+    if (!recall(indices, feeds)) compute(indices, sample, feeds);
+  }
+
+ private:
+  void compute(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
+               std::vector<NamedTensor>& feeds) {
+    const auto wanted = session_.inputs();
+    std::vector<NamedTensor> own;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const auto same = std::find_if(sample.begin(), sample.end(),
+                                     [&](const auto& s) { return s.name == wanted[i].first; });
+      if (same == sample.end() && i >= sample.size()) {
+        fail(ErrorCode::usage, "the teacher's input '{}' has no counterpart in the student",
+             wanted[i].first);
+      }
+      own.push_back({wanted[i].first, same == sample.end() ? sample[i].tensor : same->tensor});
+    }
+    std::vector<Tensor> outputs = session_.run(own);
+    for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
+      if (outputs[k].dtype() != DType::float32) outputs[k] = convert(outputs[k], DType::float32);
+      keep(indices, k, outputs[k]);
+      feeds.push_back({inputs_.teacher[k], std::move(outputs[k])});
+    }
+  }
+
+  void keep(const std::vector<int64_t>& indices, size_t k, const Tensor& values) {
+    const auto rows = static_cast<int64_t>(indices.size());
+    if (!may_keep_ || values.shape().rank() == 0 || values.shape()[0] != rows) return;
+    const size_t bytes = static_cast<size_t>(values.bytes()) / indices.size();
+    if (bytes * inputs_.teacher.size() * samples_ > kCacheBytes) return;
+    const TensorData data = values.read();
+    shapes_[k] = values.shape();
+    for (size_t i = 0; i < indices.size(); ++i) {
+      const auto* from = reinterpret_cast<const float*>(data.bytes().data() + i * bytes);
+      kept_[{k, indices[i]}].assign(from, from + bytes / sizeof(float));
+    }
+  }
+
+  bool recall(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const {
+    std::vector<NamedTensor> found;
+    for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
+      const auto shape = shapes_.find(k);
+      if (shape == shapes_.end()) return false;
+      Shape joined = shape->second;
+      joined[0] = static_cast<int64_t>(indices.size());
+      Tensor values = Tensor::allocate(DType::float32, joined);
+      float* to = values.mutable_as<float>().data();
+      for (const int64_t index : indices) {
+        const auto row = kept_.find({k, index});
+        if (row == kept_.end()) return false;
+        to = std::copy(row->second.begin(), row->second.end(), to);
+      }
+      found.push_back({inputs_.teacher[k], std::move(values)});
+    }
+    std::move(found.begin(), found.end(), std::back_inserter(feeds));
+    return true;
+  }
+
+  const LossInputs& inputs_;
+  Session session_;
+  bool may_keep_;
+  size_t samples_;
+  std::map<size_t, Shape> shapes_;
+  std::map<std::pair<size_t, int64_t>, std::vector<float>> kept_;
+};
+
+// A parameter or state and what belongs to it. The session reads `values` in place.
+struct Slot {
+  std::string name;   // of the constant
+  std::string input;  // of the graph
+  Shape shape;
+  Tensor tensor;  // borrows `values`
+  std::shared_ptr<std::vector<float>> values;
+  std::vector<float> best;
+  std::vector<float> gradient;  // the sum over accumulated batches
+  std::vector<uint8_t> mask;
+  Moments moments;
+  bool decays = false;
+  bool is_scale = false;
+
+  Slot(std::string constant, std::string graph_input, const Tensor& initial)
+      : name(std::move(constant)), input(std::move(graph_input)), shape(initial.shape()) {
+    const TensorData data = initial.read();
+    const auto from = data.as<float>();
+    values = std::make_shared<std::vector<float>>(from.begin(), from.end());
+    tensor = Tensor::borrow(DType::float32, shape, values->data(), values);
+    best = *values;
+  }
+};
+
+class Trainer {
+ public:
+  Trainer(const Model& student, const Model* teacher, SampleSource& data,
+          std::vector<int64_t> indices, const TrainOptions& options, const TrainHooks& hooks)
+      : data_(data),
+        options_(options),
+        hooks_(hooks),
+        indices_(std::move(indices)),
+        graph_(make_training_graph(student, teacher, data.labelled(), options)),
+        evaluation_(make_evaluation_graph(student, teacher, data.labelled(), options, graph_)),
+        session_(graph_.model) {
+    held_back_ = hold_back(indices_, options.validation, options.seed);
+    if (indices_.empty()) fail(ErrorCode::usage, "there are no samples to train on");
+    for (const Parameter& p : graph_.parameters) {
+      slots_.emplace_back(p.name, graph_.model.graph.value(p.value).name, p.initial);
+      Slot& slot = slots_.back();
+      slot.decays = p.decays || options.decay_all;
+      slot.is_scale = p.is_scale;
+      slot.moments = make_moments(options.optimizer, slot.values->size());
+      slot.gradient.assign(slot.values->size(), 0.0f);
+      if (options.keep_sparsity && p.decays) mask_zeros(slot);
+    }
+    for (const State& s : graph_.states) {
+      states_.emplace_back(s.name, graph_.model.graph.value(s.input).name, s.initial);
+    }
+    if (teacher != nullptr && !graph_.inputs.teacher.empty()) {
+      const size_t samples = indices_.size() + held_back_.size();
+      teacher_ =
+          std::make_unique<Teacher>(*teacher, graph_.inputs, !options.augment.any(), samples);
+    }
+    if (!held_back_.empty()) evaluator_ = std::make_unique<Session>(evaluation_.model);
+    batches_ = (static_cast<int64_t>(indices_.size()) + options.batch - 1) / options.batch;
+    updates_ = (batches_ + options.accumulate - 1) / options.accumulate;
+    schedule_ = options.schedule;
+    schedule_.total = updates_ * options.epochs;
+    schedule_.warmup = updates_ * options.warmup_epochs;
+    schedule_.every = updates_ * std::max<int64_t>(options.step_epochs, 1);
+  }
+
+  TrainResult run(const std::vector<NamedTensor>& resume) {
+    if (resume.empty()) {
+      if (options_.keep_best && evaluator_ != nullptr) record_start();
+    } else {
+      restore(resume);
+    }
+    last_save_ = std::chrono::steady_clock::now();
+    while (progress_.epoch < options_.epochs && result_.stopped.empty()) run_epoch();
+    return finish();
+  }
+
+ private:
+  static void mask_zeros(Slot& slot) {
+    slot.mask.resize(slot.values->size());
+    for (size_t i = 0; i < slot.mask.size(); ++i) slot.mask[i] = (*slot.values)[i] != 0;
+  }
+
+  // --- One batch ---------------------------------------------------------------------------------
+
+  std::vector<NamedTensor> feeds_for(const std::vector<int64_t>& samples, const LossInputs& inputs,
+                                     bool training) {
+    Sample sample = join(data_, samples);
+    if (training && options_.augment.any()) {
+      std::vector<uint64_t> keys;
+      for (const int64_t index : samples) {
+        keys.push_back(mixed_bits(options_.seed + static_cast<uint64_t>(progress_.epoch)) ^
+                       static_cast<uint64_t>(index));
+      }
+      for (NamedTensor& input : sample.inputs) {
+        input.tensor = augment(input.tensor, options_.augment, keys);
+      }
+    }
+    std::vector<NamedTensor> feeds = sample.inputs;
+    if (!inputs.label.empty()) {
+      if (!sample.label) fail(ErrorCode::usage, "a sample has no label, and the loss needs one");
+      Tensor label = *sample.label;
+      if (label.shape().rank() == 2 && label.shape()[1] == 1) {
+        label = label.reshaped({label.shape()[0]});
+      }
+      feeds.push_back({inputs.label, std::move(label)});
+    }
+    if (teacher_ != nullptr) teacher_->feed(samples, sample.inputs, feeds);
+    for (const Slot& slot : slots_) feeds.push_back({slot.input, slot.tensor});
+    // States that training mode alone replaces are read by both graphs.
+    for (const Slot& slot : states_) feeds.push_back({slot.input, slot.tensor});
+    if (training && !graph_.step.empty()) {
+      feeds.push_back({graph_.step, Tensor::scalar<int64_t>(progress_.step)});
+    }
+    return feeds;
+  }
+
+  double run_batch(const std::vector<int64_t>& samples) {
+    const std::vector<NamedTensor> feeds = feeds_for(samples, graph_.inputs, true);
+    session_.run_discarding(feeds);
+    const double loss = static_cast<double>(*session_.output(0).as<const float>());
+    if (!std::isfinite(loss)) return loss;
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const auto* g = session_.output(1 + i).as<const float>();
+      std::vector<float>& sum = slots_[i].gradient;
+      for (size_t k = 0; k < sum.size(); ++k) sum[k] += g[k];
+    }
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const auto* next = session_.output(1 + slots_.size() + i).as<const float>();
+      std::copy_n(next, states_[i].values->size(), states_[i].values->data());
+    }
+    return loss;
+  }
+
+  // --- One update --------------------------------------------------------------------------------
+
+  double gradient_norm() const {
+    double sum = 0;
+    for (const Slot& slot : slots_) {
+      for (const float g : slot.gradient) sum += static_cast<double>(g) * static_cast<double>(g);
+    }
+    return std::sqrt(sum);
+  }
+
+  // False where the gradient is not finite.
+  bool update_parameters(int64_t batches) {
+    float factor = 1.0f / static_cast<float>(batches);
+    const double norm = gradient_norm() * static_cast<double>(factor);
+    if (!std::isfinite(norm)) return false;
+    if (options_.clip_norm > 0 && norm > options_.clip_norm) {
+      factor *= static_cast<float>(options_.clip_norm / norm);
+    }
+    const double rate = rate_at(schedule_, progress_.step);
+    if (hooks_.before_step) hooks_.before_step(progress_.step, schedule_.total);
+    for (Slot& slot : slots_) {
+      if (factor != 1) {
+        for (float& g : slot.gradient) g *= factor;
+      }
+      std::vector<float>& values = *slot.values;
+      const std::vector<float> before = slot.is_scale ? values : std::vector<float>();
+      update(options_.optimizer, rate, progress_.step + 1, slot.decays, slot.gradient, slot.mask,
+             values, slot.moments);
+      // A scale stays above zero: at most halved in one step.
+      for (size_t i = 0; i < before.size(); ++i) values[i] = std::max(values[i], before[i] / 2);
+      std::fill(slot.gradient.begin(), slot.gradient.end(), 0.0f);
+    }
+    ++progress_.step;
+    return true;
+  }
+
+  // --- Epochs ------------------------------------------------------------------------------------
+
+  std::vector<int64_t> epoch_order() const {
+    std::vector<int64_t> order = indices_;
+    shuffle(order, mixed_bits(options_.seed) + static_cast<uint64_t>(progress_.epoch));
+    return order;
+  }
+
+  void run_epoch() {
+    const std::vector<int64_t> order = epoch_order();
+    const auto size = static_cast<int64_t>(order.size());
+    while (progress_.batch < batches_) {
+      const int64_t first = progress_.batch * options_.batch;
+      const std::vector<int64_t> samples(order.begin() + first,
+                                         order.begin() + std::min(first + options_.batch, size));
+      const double loss = run_batch(samples);
+      if (progress_.batch == 0 && progress_.epoch == 0) progress_.first_loss = loss;
+      const bool large = loss > kDiverged * std::max(std::abs(progress_.first_loss), 1e-3);
+      progress_.loss_sum += loss * static_cast<double>(samples.size());
+      ++progress_.batch;
+      ++progress_.pending;
+      bool finite = std::isfinite(loss) && !large;
+      if (finite && (progress_.pending == options_.accumulate || progress_.batch == batches_)) {
+        finite = update_parameters(progress_.pending);
+        progress_.pending = 0;
+      }
+      if (!finite) return diverge(loss);
+      tell(loss);
+      if (progress_.pending == 0 && progress_.batch < batches_) save_sometimes();
+    }
+    end_epoch(size);
+  }
+
+  void tell(double loss) {
+    if (!hooks_.progress) return;
+    hooks_.progress({progress_.epoch + 1, options_.epochs,
+                     progress_.epoch * batches_ + progress_.batch, batches_ * options_.epochs, loss,
+                     rate_at(schedule_, progress_.step)});
+  }
+
+  void diverge(double loss) {
+    result_.diverged = true;
+    result_.stopped = fmt::format(
+        "training diverged in epoch {}, batch {} (loss {:.4g} from {:.4g} at the start); a lower "
+        "--lr or --clip-norm may do",
+        progress_.epoch + 1, progress_.batch, loss, progress_.first_loss);
+  }
+
+  void end_epoch(int64_t samples) {
+    EpochRecord record;
+    record.epoch = ++progress_.epoch;
+    record.loss = progress_.loss_sum / static_cast<double>(samples);
+    record.rate = rate_at(schedule_, std::max<int64_t>(progress_.step - 1, 0));
+    measure(record);
+    progress_.batch = 0;
+    progress_.loss_sum = 0;
+    judge(record);
+    result_.epochs.push_back(record);
+    if (hooks_.epoch) hooks_.epoch(record);
+    const int64_t since = progress_.epoch - progress_.best_epoch;
+    if (options_.patience > 0 && since >= options_.patience && progress_.epoch < options_.epochs) {
+      result_.stopped = fmt::format("no better epoch in the last {}", since);
+    }
+    if (hooks_.save) save();
+  }
+
+  void record_start() {
+    EpochRecord record;
+    record.loss = kNone;
+    record.rate = 0;
+    measure(record);
+    judge(record);
+    result_.epochs.push_back(record);
+    if (hooks_.epoch) hooks_.epoch(record);
+  }
+
+  // Keeps the parameters where the epoch is the best so far, or where the last one is wanted.
+  void judge(const EpochRecord& record) {
+    const bool judged = options_.keep_best && std::isfinite(record.validation_loss);
+    if (judged && !(record.validation_loss < progress_.best_loss)) return;
+    if (judged) progress_.best_loss = record.validation_loss;
+    progress_.best_epoch = record.epoch;
+    for (auto* slots : {&slots_, &states_}) {
+      for (Slot& slot : *slots) slot.best = *slot.values;
+    }
+  }
+
+  // Loss and accuracy on what is held back.
+  void measure(EpochRecord& record) {
+    record.validation_loss = record.accuracy = kNone;
+    if (evaluator_ == nullptr) return;
+    double loss = 0;
+    int64_t right = 0, labels = 0;
+    const auto size = static_cast<int64_t>(held_back_.size());
+    for (int64_t first = 0; first < size; first += options_.batch) {
+      const std::vector<int64_t> samples(
+          held_back_.begin() + first, held_back_.begin() + std::min(first + options_.batch, size));
+      const std::vector<NamedTensor> feeds = feeds_for(samples, evaluation_.inputs, false);
+      evaluator_->run_discarding(feeds);
+      loss += static_cast<double>(*evaluator_->output(0).as<const float>()) *
+              static_cast<double>(samples.size());
+      for (const NamedTensor& feed : feeds) {
+        if (evaluation_.inputs.label.empty() || feed.name != evaluation_.inputs.label) continue;
+        labels += feed.tensor.count();
+        right += count_right(evaluator_->output(1), feed.tensor);
+      }
+    }
+    record.validation_loss = loss / static_cast<double>(size);
+    if (labels > 0) record.accuracy = static_cast<double>(right) / static_cast<double>(labels);
+  }
+
+  static int64_t count_right(const TensorView& logits, const Tensor& label) {
+    const int64_t classes = logits.shape[logits.shape.rank() - 1];
+    const TensorData wanted = label.read();
+    const auto* row = logits.as<const float>();
+    int64_t right = 0;
+    for (const int64_t want : wanted.as<int64_t>()) {
+      right += std::max_element(row, row + classes) - row == want;
+      row += classes;
+    }
+    return right;
+  }
+
+  // --- Checkpoints -------------------------------------------------------------------------------
+
+  void save_sometimes() {
+    if (!hooks_.save) return;
+    const std::chrono::duration<double> since = std::chrono::steady_clock::now() - last_save_;
+    if (since.count() >= hooks_.save_seconds) save();
+  }
+
+  Checkpoint checkpoint() {
+    Checkpoint state{progress_, result_.epochs, {}};
+    for (auto* slots : {&slots_, &states_}) {
+      for (Slot& slot : *slots) {
+        state.slots.push_back({slot.name, slot.shape, slot.values.get(), &slot.best,
+                               &slot.moments.first, &slot.moments.second});
+      }
+    }
+    return state;
+  }
+
+  void save() {
+    hooks_.save(pack_checkpoint(checkpoint()));
+    last_save_ = std::chrono::steady_clock::now();
+  }
+
+  void restore(const std::vector<NamedTensor>& saved) {
+    Checkpoint state = checkpoint();
+    unpack_checkpoint(saved, state);
+    progress_ = state.progress;
+    result_.epochs = state.epochs;
+  }
+
+  TrainResult finish() {
+    result_.best_epoch = progress_.best_epoch;
+    result_.steps = progress_.step;
+    result_.held_back = static_cast<int64_t>(held_back_.size());
+    for (auto* slots : {&slots_, &states_}) {
+      for (Slot& slot : *slots) {
+        result_.values.push_back(
+            {slot.name, Tensor::from<float>(slot.shape, std::span<const float>(slot.best))});
+      }
+    }
+    for (const Slot& slot : slots_) result_.parameters += static_cast<int64_t>(slot.best.size());
+    return std::move(result_);
+  }
+
+  SampleSource& data_;
+  const TrainOptions& options_;
+  const TrainHooks& hooks_;
+  std::vector<int64_t> indices_, held_back_;
+  TrainingGraph graph_;
+  EvaluationGraph evaluation_;
+  Session session_;
+  std::unique_ptr<Session> evaluator_;
+  std::unique_ptr<Teacher> teacher_;
+  std::vector<Slot> slots_, states_;
+  ScheduleOptions schedule_;
+  int64_t batches_ = 0;  // of an epoch
+  int64_t updates_ = 0;
+  Progress progress_;
+  TrainResult result_;
+  std::chrono::steady_clock::time_point last_save_;
+};
+
+}  // namespace
+
+TrainResult train(const Model& student, const Model* teacher, SampleSource& data,
+                  std::vector<int64_t> indices, const TrainOptions& options,
+                  const TrainHooks& hooks, const std::vector<NamedTensor>& resume) {
+  return Trainer(student, teacher, data, std::move(indices), options, hooks).run(resume);
+}
+
+void apply_result(Model& model, const TrainResult& result) {
+  for (const NamedTensor& value : result.values) {
+    model.graph.set_constant(model.graph.find_value(value.name), value.tensor);
+  }
+}
+
+}  // namespace compress::train
