@@ -125,8 +125,8 @@ class JobRun {
     for (const Step& step : job_.recipe.steps) {
       if (step.name != "quantize") continue;
       const Json mode = step.options.value("mode", Json());
-      may = may || mode.is_null() || mode == "static" ||
-            step.options.value("algorithm", Json()) == "gptq";
+      const Json algorithm = step.options.value("algorithm", Json());
+      may = may || mode.is_null() || mode == "static" || algorithm == "gptq" || algorithm == "awq";
       const bool nothing = flags_.data.empty() && flags_.calibration_data.empty() &&
                            flags_.statistics.empty() && !flags_.allow_random;
       if (mode == "static" && nothing) {

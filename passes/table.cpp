@@ -7,6 +7,8 @@
 #include "passes/pass.h"
 #include "passes/prune/prune.h"
 #include "passes/quantize/quantize.h"
+#include "passes/recover/channels.h"
+#include "passes/recover/input_scales.h"
 
 namespace compress {
 namespace {
@@ -29,6 +31,11 @@ constexpr PassDef kPasses[] = {
      true},
     {"eliminate_identity", "quantize", "removes nodes that return one of their inputs",
      eliminate_identity, true},
+    {"prepare_channels", "quantize",
+     "with --recover or gptq: folds channels that never change, equalizes the others",
+     prepare_channels},
+    {"smooth_inputs", "quantize", "with --recover smooth: evens out what products read",
+     smooth_inputs},
     {"quantize_model", "quantize", "replaces float arithmetic and weights by integers",
      quantize_model, false, true},
     {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
@@ -69,7 +76,8 @@ const std::array kQuantizeOptions = {
               "run time, for transformers; weight-only: smallest (default: by model and data)",
               "static|dynamic|weight-only"},
     OptionDef{"weights", OptionType::choice, "",
-              "type of the weights (default: int8; int4 for weight-only)", "int8|uint8|int4|uint4"},
+              "type of the weights (default: int8; int4 for weight-only); 3 bits are stored in 4",
+              "int8|uint8|int4|uint4|int3|uint3|int2|uint2"},
     OptionDef{"activations", OptionType::choice, "uint8",
               "type of static activations; int8 where a target wants it (TensorRT, ARM)",
               "uint8|int8"},
@@ -83,11 +91,15 @@ const std::array kQuantizeOptions = {
               "share of the absolute values that --calibrator percentile keeps", "50..100"},
     OptionDef{"algorithm", OptionType::choice, "rtn",
               "how weights are rounded; rtn: to nearest; gptq: so that errors make up for each "
-              "other on the calibration data",
-              "rtn|gptq"},
-    OptionDef{"recover", OptionType::list, "",
-              "what is done about lost accuracy, without labels; bias: each channel's mean becomes "
-              "that of the float model (static)"},
+              "other on the calibration data; weight-only also awq: scales by what the inputs do; "
+              "hqq: scales by the weights alone, without data",
+              "rtn|gptq|awq|hqq"},
+    OptionDef{
+        "recover", OptionType::list, "",
+        "what is done about lost accuracy of static quantization, without labels; bias: each "
+        "channel's mean becomes that of the float model; equalize: layers that follow each "
+        "other even out their channels (for one scale a tensor); smooth: large input channels of "
+        "products move into the weights (SmoothQuant)"},
     OptionDef{"format", OptionType::choice, "",
               "qdq: DequantizeLinear around float operators; nbits: MatMulNBits for weight-only "
               "(default: qdq; nbits for weight-only)",

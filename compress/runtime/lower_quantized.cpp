@@ -88,6 +88,7 @@ class QuantizedLowering {
   QuantizedLowering(Graph& graph, const Model& model) : graph_(graph), model_(model) {}
 
   void run() {
+    widen_narrow_weights();
     for (const NodeId id : std::vector<NodeId>(graph_.order())) {
       if (graph_.node(id).alive) visit(id);
     }
@@ -100,6 +101,27 @@ class QuantizedLowering {
 
  private:
   const Node& node(NodeId id) const { return graph_.node(id); }
+
+  // Kernels of static quantization read bytes: weights of 4 or 2 bits stand in them as they are.
+  void widen_narrow_weights() {
+    for (const NodeId id : std::vector<NodeId>(graph_.order())) {
+      const Tensor* w = graph_.constant_input(node(id), 0);
+      if (!node(id).is("DequantizeLinear") || node(id).int_or("block_size", 0) != 0 ||
+          w == nullptr || !is_sub_byte(w->dtype()) || !is_integer(w->dtype())) {
+        continue;
+      }
+      for (const size_t slot : {size_t{0}, size_t{2}}) {
+        const Tensor* narrow = graph_.constant_input(node(id), slot);
+        if (narrow == nullptr) continue;
+        const std::vector<int64_t> values = narrow->to_ints();
+        Tensor wide = Tensor::allocate(info(narrow->dtype()).is_signed ? DType::int8 : DType::uint8,
+                                       narrow->shape());
+        auto* bytes = reinterpret_cast<uint8_t*>(wide.mutable_data());
+        for (size_t i = 0; i < values.size(); ++i) bytes[i] = static_cast<uint8_t>(values[i]);
+        graph_.set_input(id, slot, graph_.add_constant("wide", std::move(wide)));
+      }
+    }
+  }
 
   void visit(NodeId id) {
     const Node& of = node(id);

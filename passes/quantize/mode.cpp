@@ -138,26 +138,40 @@ DType weight_dtype(const Options& options, QuantMode mode) {
   if (!options.has("weights")) {
     return mode == QuantMode::weight_only ? DType::int4 : DType::int8;
   }
-  const DType dtype = find_dtype(options.text("weights"))->dtype;
-  if (info(dtype).bits == 4 && mode != QuantMode::weight_only) {
-    fail(ErrorCode::usage, "--weights {} is for --mode weight-only; {} takes int8",
-         options.text("weights"), mode_name(mode));
+  std::string name = options.text("weights");
+  if (name == "int3" || name == "uint3") name.back() = '4';  // ONNX has no type of 3 bits
+  const DType dtype = find_dtype(name)->dtype;
+  const bool fits = info(dtype).bits == 8 || mode == QuantMode::weight_only ||
+                    (mode == QuantMode::static_ && dtype == DType::int4 && name.back() == '4');
+  if (!fits || (options.text("weights") == "int3" && mode != QuantMode::weight_only)) {
+    fail(ErrorCode::usage, "--weights {} is for --mode weight-only; {} takes {}",
+         options.text("weights"), mode_name(mode),
+         mode == QuantMode::static_ ? "int8 or int4" : "int8");
   }
   return dtype;
+}
+
+int weight_bits(const Options& options, QuantMode mode) {
+  if (options.has("weights") && options.text("weights").back() == '3') return 3;
+  return info(weight_dtype(options, mode)).bits;
 }
 
 PassResult raise_opset(Model& model, PassContext& context) {
   PassResult result;
   const ModeChoice choice = choose_mode(model, context.options, context.has_data);
   int needed = 0;
-  if (choice.mode == QuantMode::static_) needed = 13;  // per-channel DequantizeLinear
+  if (choice.mode == QuantMode::static_) {
+    // Per-channel DequantizeLinear; and of int4.
+    needed = info(weight_dtype(context.options, choice.mode)).bits < 8 ? 21 : 13;
+  }
   if (choice.mode == QuantMode::dynamic) needed = 11;  // DynamicQuantizeLinear
   const bool qdq = context.options.has("format") && context.options.text("format") == "qdq";
   if (choice.mode == QuantMode::weight_only) {
     const Granularity granularity = granularity_of(context.options, choice.mode);
     const bool per_channel = granularity.kind != Granularity::block;
     if (per_channel || !context.options.list("op-types").empty()) needed = 13;
-    if (qdq) needed = 21;  // int4 and blocks
+    const bool narrow = info(weight_dtype(context.options, choice.mode)).bits < 8;
+    if (qdq || (per_channel && narrow)) needed = 21;  // int4 and blocks
   }
   if (model.opset() >= needed) return result;
   if (context.lift_opset == nullptr || !*context.lift_opset) {

@@ -28,19 +28,25 @@ Tensor scale_tensor(const QuantParams& params, const Shape& shape) {
   return Tensor::from<float>(shape, params.scales);
 }
 
-Tensor zero_point_tensor(const QuantParams& params, const Shape& shape) {
-  Tensor out = Tensor::zeros(params.dtype, shape);
+Tensor pack_integers(DType dtype, const Shape& shape,
+                     const std::function<int32_t(int64_t)>& integer) {
+  Tensor out = Tensor::zeros(dtype, shape);
   auto* bytes = reinterpret_cast<uint8_t*>(out.mutable_data());
-  const int bits = info(params.dtype).bits;
-  for (size_t i = 0; i < params.zero_points.size(); ++i) {
+  const int bits = info(dtype).bits;
+  for (int64_t i = 0; i < shape.count(); ++i) {
+    const int32_t value = integer(i);
     if (bits < 8) {
-      set_packed(bytes, static_cast<int64_t>(i), bits, params.zero_points[i]);
+      set_packed(bytes, i, bits, value);
     } else {
-      std::memcpy(bytes + i * static_cast<size_t>(bits / 8), &params.zero_points[i],
-                  static_cast<size_t>(bits / 8));  // little endian
+      std::memcpy(bytes + i * (bits / 8), &value, static_cast<size_t>(bits / 8));  // little endian
     }
   }
   return out;
+}
+
+Tensor zero_point_tensor(const QuantParams& params, const Shape& shape) {
+  return pack_integers(params.dtype, shape,
+                       [&](int64_t i) { return params.zero_points[static_cast<size_t>(i)]; });
 }
 
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
@@ -64,7 +70,7 @@ BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params) {
   auto* to = out.packed.mutable_as<uint8_t>().data();
   const TensorData data = quantized.read();
   const auto* from = static_cast<const uint8_t*>(data.view().data);
-  const uint8_t flip = !is_symmetric(dtype) ? 0 : bits == 4 ? 0x88 : 0x80;
+  const uint8_t flip = !is_symmetric(dtype) ? 0 : bits == 2 ? 0xAA : bits == 4 ? 0x88 : 0x80;
   for (int64_t i = 0; i < out.packed.count(); ++i) to[i] = from[i] ^ flip;
   if (is_symmetric(dtype)) return out;
   const int64_t stride = (blocks * bits + 7) / 8;

@@ -1,6 +1,8 @@
 // Integer weights in the layouts of com.microsoft's block operators (docs/numbers.md).
 #pragma once
 
+#include <functional>
+
 #include "compress/quant/qparams.h"
 
 namespace compress {
@@ -14,7 +16,7 @@ struct BlockWeights {
   Tensor zero_points;
 };
 
-// `rows` is float32 [n, k]; dtype int4, uint4, int8 or uint8 (unsigned: asymmetric).
+// `rows` is float32 [n, k]; dtype of 2, 4 or 8 bits (unsigned: asymmetric).
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
 
 // The same from integers [n, whole blocks] that were rounded already, with `params` along axis 1.
@@ -24,6 +26,10 @@ BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params);
 // block], zero_points like scales in `dtype`, undefined for symmetric ones. REQUIRES width % block
 // == 0.
 BlockWeights pack_table(const Tensor& table, DType dtype, int64_t block);
+
+// integer(i) of every element, packed as the type wants.
+Tensor pack_integers(DType dtype, const Shape& shape,
+                     const std::function<int32_t(int64_t)>& integer);
 
 // scales as a float32 tensor and zero points in the type of the weights.
 Tensor scale_tensor(const QuantParams& params, const Shape& shape);

@@ -42,8 +42,10 @@ struct Granularity {
 };
 Granularity granularity_of(const Options& options, QuantMode mode);
 
-// --weights and its default for the mode.
+// --weights and its default for the mode: the type that holds them, and how many of its bits are
+// used (3 of 4, else all).
 DType weight_dtype(const Options& options, QuantMode mode);
+int weight_bits(const Options& options, QuantMode mode);
 
 // --- Running one mode ----------------------------------------------------------------------------
 

@@ -6,35 +6,23 @@
 namespace compress {
 namespace {
 
-RecoverOptions recover_options(const Options& options) {
-  RecoverOptions out;
-  out.gptq = options.text("algorithm") == "gptq";
-  out.reduce_range = options.flag("reduce-range");
-  for (const std::string& name : options.list("recover")) {
-    if (name != "bias") {
-      fail(ErrorCode::usage, "--recover {}: bias is what there is", name);
-    }
-    out.bias = true;
+void refuse_recovery(const QuantJob& job, std::string_view mode) {
+  if (mode != "static" && !job.options.list("recover").empty()) {
+    recover_options(job.options);  // an unknown name is the first thing to say
+    fail(ErrorCode::usage, "--recover is for --mode static, this is {}", mode);
   }
-  return out;
-}
-
-void refuse_recovery(const QuantJob& job, std::string_view mode, bool gptq_too) {
-  const RecoverOptions recover = recover_options(job.options);
-  if (recover.bias) {
-    fail(ErrorCode::usage, "--recover bias is for --mode static, this is {}", mode);
-  }
-  if (gptq_too && recover.gptq) {
-    fail(ErrorCode::usage, "--algorithm gptq is for --mode static and weight-only, this is {}",
-         mode);
-  }
+  const std::string algorithm = job.options.text("algorithm");
+  if (algorithm == "rtn" || mode == "weight-only") return;
+  if (algorithm == "gptq" && mode == "static") return;
+  fail(ErrorCode::usage, "--algorithm {} is for --mode {}weight-only, this is {}", algorithm,
+       algorithm == "gptq" ? "static and " : "", mode);
 }
 
 void quantize_static_and_recover(QuantJob& job) {
   const RecoverOptions recover = recover_options(job.options);
   if (!recover) return quantize_static(job);
-  const CalibrationSamples samples =
-      calibration_samples(job, recover.bias ? "--recover bias" : "--algorithm gptq");
+  const CalibrationSamples samples = calibration_samples(
+      job, job.options.list("recover").empty() ? "--algorithm gptq" : "--recover");
   const Model reference = job.model;
   quantize_static(job);
   recover_static(job.model, reference, job.layers, recover, samples, job.result);
@@ -65,14 +53,15 @@ PassResult quantize_model(Model& model, PassContext& context) {
       if (!context.has_data) {
         fail(ErrorCode::usage, "--mode static needs calibration data: --data, or --statistics");
       }
+      refuse_recovery(job, "static");
       quantize_static_and_recover(job);
       break;
     case QuantMode::dynamic:
-      refuse_recovery(job, "dynamic", true);
+      refuse_recovery(job, "dynamic");
       quantize_dynamic(job);
       break;
     case QuantMode::weight_only:
-      refuse_recovery(job, "weight-only", false);
+      refuse_recovery(job, "weight-only");
       quantize_weights(job);
       break;
   }

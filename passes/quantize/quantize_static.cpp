@@ -9,9 +9,11 @@
 #include "compress/ops/op.h"
 #include "compress/quant/range.h"
 #include "passes/edit.h"
+#include "passes/quantize/integer_bias.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
 #include "passes/quantize/static_plan.h"
+#include "passes/recover/round_blocks.h"
 #include "passes/types.h"
 
 namespace compress {
@@ -59,7 +61,7 @@ class StaticQuantizer {
     for (const NodeId id : plan_.tables) {
       Table table;
       if (!read_table(job_.model, id, table).empty()) continue;
-      quantize_table(job_, table, weight_dtype_);
+      quantize_table(job_, table, info(weight_dtype_).bits == 8 ? weight_dtype_ : DType::int8);
       ++job_.quantized;
     }
   }
@@ -141,9 +143,21 @@ class StaticQuantizer {
     if (unit.activation != kNoNode) absorb_activation(unit);
   }
 
+  // Depthwise weights are few and have no sum to even out their errors, and the first layer's
+  // errors reach all others: of int4 weights these stay int8.
+  bool is_narrow(const Node& node, const Tensor& weight) const {
+    const bool depthwise = node.is("Conv") && node.int_or("group", 1) > 1 && weight.shape()[1] == 1;
+    return info(weight_dtype_).bits < 8 && !depthwise && !job_.layers.empty() &&
+           job_.model.opset() >= 21;
+  }
+
   QuantParams weight_parameters(const Node& node, const Tensor& weight) const {
     std::optional<int> axis;
     if (by_channel_) axis = node.is("Conv") || node.int_or("transB", 0) != 0 ? 0 : 1;
+    if (is_narrow(node, weight)) return clipped_params(weight, weight_dtype_, axis);
+    if (info(weight_dtype_).bits < 8) {
+      return weight_params(weight, DType::int8, true, axis, 0, job_.options.flag("reduce-range"));
+    }
     const bool symmetric = info(weight_dtype_).is_signed || by_channel_;
     return weight_params(weight, weight_dtype_, symmetric, axis, 0,
                          job_.options.flag("reduce-range"));
@@ -173,6 +187,9 @@ class StaticQuantizer {
                   {},
                   name + "_DequantizeLinear"};
     if (params.axis) spec.attributes.push_back({"axis", int64_t{*params.axis}, ""});
+    if (info(params.dtype).bits < 8) {
+      job_.model.ir_version = std::max<int64_t>(job_.model.ir_version, 10);
+    }
     const NodeId dequantize = graph_.insert_before(unit.node, std::move(spec));
     graph_.set_input(unit.node, 1, graph_.node(dequantize).outputs[0]);
     if (integer_bias) quantize_bias(unit.node, biases, params, input_scale);
@@ -218,30 +235,10 @@ class StaticQuantizer {
 
   void quantize_bias(NodeId node, const std::vector<double>& biases, const QuantParams& params,
                      float input_scale) {
-    const ValueId old = graph_.node(node).inputs[2];
-    const std::string name = graph_.value(old).name;
-    const Shape shape = graph_.value(old).constant.shape();
-    std::vector<float> scales;
-    for (const float scale : params.scales) scales.push_back(input_scale * scale);
-    std::vector<int32_t> integers;
-    for (size_t i = 0; i < biases.size(); ++i) {
-      const double q = std::nearbyint(biases[i] / scales[scales.size() == 1 ? 0 : i]);
-      integers.push_back(static_cast<int32_t>(
-          std::clamp(q, -static_cast<double>(kBiasMax), static_cast<double>(kBiasMax))));
-    }
-    const int64_t count = static_cast<int64_t>(scales.size());
-    const bool by_channel = params.axis.has_value();
-    NodeSpec spec{
-        "DequantizeLinear",
-        {graph_.add_constant(name + "_quantized", Tensor::from<int32_t>(shape, integers)),
-         graph_.add_constant(name + "_quantized_scale",
-                             Tensor::from<float>(by_channel ? Shape{count} : Shape(), scales))},
-        {name + "_DequantizeLinear_Output"},
-        {},
-        name + "_DequantizeLinear"};
-    if (by_channel) spec.attributes.push_back({"axis", int64_t{shape.rank() - 1}, ""});
-    const NodeId dequantize = graph_.insert_before(node, std::move(spec));
-    graph_.set_input(node, 2, graph_.node(dequantize).outputs[0]);
+    const Value& old = graph_.value(graph_.node(node).inputs[2]);
+    const std::string name = old.name;
+    const Shape shape = old.constant.shape();
+    add_integer_bias(graph_, node, name, biases, shape, params.scales, input_scale);
   }
 
   // A constant that Add, Mul or Concat reads: integers with the range of what it holds.

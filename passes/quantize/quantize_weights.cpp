@@ -5,14 +5,17 @@
 // measured 100 times slower.
 #include <algorithm>
 #include <map>
+#include <tuple>
 
+#include "compress/core/int4.h"
 #include "compress/error.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
 #include "passes/recover/activations.h"
-#include "passes/recover/gptq_blocks.h"
 #include "passes/recover/input_gram.h"
+#include "passes/recover/input_scales.h"
+#include "passes/recover/round_blocks.h"
 #include "passes/weights.h"
 
 namespace compress {
@@ -27,18 +30,21 @@ class WeightQuantizer {
         graph_(job.model.graph),
         dtype_(weight_dtype(job.options, QuantMode::weight_only)),
         granularity_(granularity_of(job.options, QuantMode::weight_only)),
-        gptq_(job.options.text("algorithm") == "gptq"),
+        bits_(weight_bits(job.options, QuantMode::weight_only)),
+        algorithm_(job.options.text("algorithm")),
         qdq_((job.options.has("format") && job.options.text("format") == "qdq") ||
              granularity_.kind != Granularity::block) {}
 
   void run() {
-    if (gptq_ && qdq_) {
-      fail(ErrorCode::usage, "--algorithm gptq rounds blocks of MatMulNBits: --format nbits");
+    if (granularity_.kind == Granularity::tensor && (bits_ < 8 || algorithm_ != "rtn")) {
+      fail(ErrorCode::usage, "--granularity tensor is for --weights int8 and --algorithm rtn");
     }
-    if (granularity_.kind != Granularity::block && info(dtype_).bits < 8) {
-      fail(ErrorCode::usage, "--weights {} wants --granularity block:N", info(dtype_).name);
+    if (qdq_ && info(dtype_).bits == 2) {
+      fail(ErrorCode::usage, "--weights {} is for blocks of MatMulNBits: --format nbits",
+           info(dtype_).name);
     }
     Candidates found = find_candidates(job_);
+    if (algorithm_ == "awq") prepare_awq(found.linears);
     for (Linear& linear : found.linears) {
       refresh(graph_, linear);
       in_context([&] { return fmt::format("while quantizing {}", name_of(linear.node)); },
@@ -47,14 +53,18 @@ class WeightQuantizer {
     for (Table& table : found.tables) {
       refresh(graph_, table);
       in_context([&] { return fmt::format("while quantizing {}", name_of(table.node)); },
-                 [&] { info(dtype_).bits == 4 ? gather_blocks(table) : gather_bytes(table); });
+                 [&] { bits_ < 8 ? gather_blocks(table) : gather_bytes(table); });
     }
     if (job_.selection.names_op("Conv")) dequantize_convolutions();
   }
 
  private:
   std::string name_of(NodeId id) const { return graph_.node(id).name; }
-  std::string suffix() const { return info(dtype_).bits == 4 ? "_Q4" : "_Q8"; }
+  std::string suffix() const { return fmt::format("_Q{}", bits_); }
+
+  // Where fewer than 4 bits are asked for, embeddings keep 4: a row is read as it is, no sum evens
+  // its errors out.
+  DType table_dtype() const { return info(dtype_).is_signed ? DType::int4 : DType::uint4; }
 
   // Whether quantizing saves bytes; says so where it does not.
   bool pays(NodeId id, int64_t before, int64_t after, int64_t nodes) {
@@ -83,12 +93,11 @@ class WeightQuantizer {
     const std::string name = graph_.value(linear.weight).name;
     const Tensor rows = weight_rows(graph_, linear);
     BlockWeights packed;
-    if (gptq_) {
-      const RoundedBlocks rounded =
-          gptq_blocks(rows, gram_of(linear), dtype_, granularity_.block_size);
-      packed = pack_blocks(rounded.quantized, rounded.params);
-    } else {
+    if (is_plain()) {
       packed = pack_blocks(rows, dtype_, granularity_.block_size);
+    } else {
+      const RoundedBlocks rounded = round(linear, rows);
+      packed = pack_blocks(rounded.quantized, rounded.params);
     }
     BlockIds ids{graph_.add_constant(name + suffix(), std::move(packed.packed)),
                  graph_.add_constant(name + "_scales", std::move(packed.scales)), kNoValue};
@@ -97,6 +106,46 @@ class WeightQuantizer {
     }
     blocks_.emplace(key, ids);
     return ids;
+  }
+
+  // --- Rounding ---------------------------------------------------------------------------------
+
+  // To nearest, in all bits of the type.
+  bool is_plain() const { return algorithm_ == "rtn" && info(dtype_).bits == bits_; }
+
+  // A block is a whole row where the scale is per channel.
+  BlockFormat format_of(const Linear& linear) const {
+    const bool blocked = granularity_.kind == Granularity::block;
+    return {dtype_, bits_, blocked ? granularity_.block_size : linear.k};
+  }
+
+  RoundedBlocks round(const Linear& linear, const Tensor& rows) {
+    const BlockFormat format = format_of(linear);
+    if (algorithm_ == "gptq") return gptq_blocks(rows, gram_of(linear), format);
+    if (algorithm_ == "hqq") return hqq_blocks(rows, format);
+    if (algorithm_ == "awq") {
+      if (const auto row = moments_.find(linear.weight); row != moments_.end()) {
+        return clipped_blocks(rows, row->second, format);
+      }
+    }
+    return nearest_blocks(rows, format);
+  }
+
+  void prepare_awq(std::vector<Linear>& linears) {
+    samples_ = calibration_samples(job_, "--algorithm awq");
+    auto moments = measure_inputs(job_.model, linears, samples_);
+    if (granularity_.kind != Granularity::tensor) {
+      const int64_t scaled = scale_for_awq(graph_, linears, moments,
+                                           [&](const Linear& linear) { return format_of(linear); });
+      job_.result.details["scaled_inputs"] = scaled;
+    }
+    for (Linear& linear : linears) {
+      read_linear(job_.model, linear.node, linear);  // a product may have taken another's factors
+      const auto row = moments.find(linear.input);
+      if (row == moments.end() || row->second.rows == 0) continue;
+      moments_[linear.weight] =
+          Eigen::Map<const Eigen::VectorXd>(row->second.square_sum.data(), linear.k);
+    }
   }
 
   // Of the inputs as the layers before, quantized already, put them out. Products that share an
@@ -158,20 +207,48 @@ class WeightQuantizer {
     const int64_t after =
         blocked ? block_bytes(linear.n, linear.k) : linear.k * linear.n + 5 * scales;
     if (!pays(linear.node, linear.k * linear.n * 4, after, 1)) return;
-    const Tensor weight = weight_columns(graph_, linear);
     std::optional<int> axis;
     if (blocked) axis = 0;
     if (granularity_.kind == Granularity::channel) axis = 1;
     const int64_t block = blocked ? granularity_.block_size : 0;
-    const bool symmetric = info(dtype_).is_signed;
-    const QuantParams params = weight_params(weight, dtype_, symmetric, axis, block);
     Shape shape;
     if (blocked) shape = {(linear.k + block - 1) / block, linear.n};
     if (granularity_.kind == Granularity::channel) shape = {linear.n};
-    add_dequantize(linear.node, graph_.value(linear.weight).name, quantize(weight, params), params,
+    QuantParams params;
+    Tensor quantized;
+    if (is_plain()) {
+      const Tensor weight = weight_columns(graph_, linear);
+      params = weight_params(weight, dtype_, info(dtype_).is_signed, axis, block);
+      quantized = quantize(weight, params);
+    } else {
+      std::tie(quantized, params) =
+          in_columns(round(linear, weight_rows(graph_, linear)), linear.k);
+    }
+    add_dequantize(linear.node, graph_.value(linear.weight).name, std::move(quantized), params,
                    shape, axis, block);
     Node& node = graph_.edit(linear.node);
     if (node.is("Gemm")) node.remove_attribute("transB");
+  }
+
+  // Integers [n, whole blocks of k] as [k, n], with the scales of a column below each other.
+  static std::pair<Tensor, QuantParams> in_columns(const RoundedBlocks& rows, int64_t k) {
+    const DType dtype = rows.params.dtype;
+    const int64_t n = rows.quantized.shape()[0], width = rows.quantized.shape()[1];
+    const int64_t blocks = width / rows.params.block_size;
+    QuantParams params{dtype, rows.params.symmetric, 0, rows.params.block_size, {}, {}};
+    for (int64_t i = 0; i < n * blocks; ++i) {
+      const auto from = static_cast<size_t>(i % n * blocks + i / n);
+      params.scales.push_back(rows.params.scales[from]);
+      params.zero_points.push_back(rows.params.zero_points[from]);
+    }
+    const TensorData data = rows.quantized.read();
+    const auto* bytes = static_cast<const uint8_t*>(data.view().data);
+    const int bits = info(dtype).bits;
+    Tensor out = pack_integers(dtype, {k, n}, [&](int64_t i) {
+      const int64_t from = i % n * width + i / n;
+      return bits == 8 ? int32_t{bytes[from]} : get_packed(bytes, from, bits, false);
+    });
+    return {std::move(out), std::move(params)};
   }
 
   void add_dequantize(NodeId reader, const std::string& name, Tensor quantized,
@@ -192,7 +269,7 @@ class WeightQuantizer {
     if (block > 0) spec.attributes.push_back({"block_size", block, ""});
     const NodeId id = graph_.insert_before(reader, std::move(spec));
     graph_.set_input(reader, 1, graph_.node(id).outputs[0]);
-    if (info(dtype_).bits == 4) raise_ir(10);
+    if (info(dtype_).bits < 8) raise_ir(10);
     ++job_.quantized;
   }
 
@@ -244,8 +321,8 @@ class WeightQuantizer {
     const std::string name = graph_.value(table.weight).name;
     auto [row, is_new] = tables_.try_emplace(table.weight);
     if (is_new) {
-      BlockWeights packed = pack_table(graph_.value(table.weight).constant, dtype_, block);
-      row->second = {graph_.add_constant(name + suffix() + "_table", std::move(packed.packed)),
+      BlockWeights packed = pack_table(graph_.value(table.weight).constant, table_dtype(), block);
+      row->second = {graph_.add_constant(name + "_Q4_table", std::move(packed.packed)),
                      graph_.add_constant(name + "_table_scales", std::move(packed.scales)),
                      kNoValue};
       if (packed.zero_points) {
@@ -256,7 +333,7 @@ class WeightQuantizer {
     NodeSpec spec;
     spec.op_type = "GatherBlockQuantized";
     spec.domain = "com.microsoft";
-    spec.name = name_of(table.node) + suffix();
+    spec.name = name_of(table.node) + "_Q4";
     spec.inputs = {row->second.packed, table.indices, row->second.scales};
     if (row->second.zero_points != kNoValue) spec.inputs.push_back(row->second.zero_points);
     spec.attributes = {{"block_size", block, ""},
@@ -279,10 +356,12 @@ class WeightQuantizer {
   Graph& graph_;
   DType dtype_;
   Granularity granularity_;
-  bool gptq_;
+  int bits_;  // used of dtype_
+  std::string algorithm_;
   bool qdq_;
   CalibrationSamples samples_;
   std::optional<Activations> activations_;
+  std::map<ValueId, Eigen::VectorXd> moments_;  // by weight: squares of the inputs, summed
   std::optional<InputGram> gram_;
   ValueId gram_input_ = kNoValue;
   std::map<std::pair<ValueId, bool>, BlockIds> blocks_;

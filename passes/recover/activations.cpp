@@ -69,6 +69,17 @@ Model cut_model(const Model& model, ValueId wanted, const std::map<ValueId, Type
   return cut;
 }
 
+void observe(const Model& model, const std::set<std::string>& names,
+             const CalibrationSamples& samples,
+             const std::function<void(const std::string& name, const TensorView& content)>& show) {
+  SessionOptions options;
+  options.observed = names;
+  Session session(model, options);
+  for (const int64_t index : samples.indices) {
+    session.run(samples.source->get(index).inputs, show);
+  }
+}
+
 void Activations::advance_to(ValueId id) {
   const Source source = source_of(model_.graph, id);
   if (kept_.count(source.id) == 0)

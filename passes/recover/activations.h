@@ -5,6 +5,8 @@
 #include <functional>
 #include <list>
 #include <map>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "compress/graph/model.h"
@@ -44,6 +46,11 @@ class Activations {
   std::map<ValueId, Contents> kept_;
   std::list<ValueId> oldest_first_;
 };
+
+// Runs the whole model on the samples, in order, and shows the named values of each run.
+void observe(const Model& model, const std::set<std::string>& names,
+             const CalibrationSamples& samples,
+             const std::function<void(const std::string& name, const TensorView& content)>& show);
 
 // A copy of the model that computes only `wanted`, with `given` values as inputs of the same names.
 Model cut_model(const Model& model, ValueId wanted, const std::map<ValueId, TypeInfo>& given);

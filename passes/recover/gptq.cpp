@@ -4,69 +4,162 @@
 #include <algorithm>
 
 #include "compress/core/parallel.h"
+#include "compress/kernels/gemm_f32/gemm_f32.h"
 
 namespace compress {
 namespace {
 
 using Eigen::MatrixXd;
 
-// Upper triangular U with U'U = (H + damping)^-1: row k says how an error in column k spreads.
-// Empty where H is not positive definite even so.
-MatrixXd spread_matrix(MatrixXd hessian, double damping) {
+constexpr int64_t kPanel = 128;  // columns; also the blocks of the factorization
+
+// c [m, n] = alpha a b, or added to c. Rows of a and c are contiguous. For sums into c, b has no
+// more rows than the product takes in one go (384).
+void multiply(const float* a, int64_t lda, int64_t m, const kernels::MatrixF32& b, float* c,
+              int64_t ldc, float alpha, bool add) {
+  if (m == 0 || b.n == 0) return;
+  const kernels::PackedGemmF32 packed = kernels::pack_gemm_f32(b);
+  kernels::GemmF32Args args;
+  args.a = a;
+  args.m = m;
+  args.k = b.k;
+  args.n = b.n;
+  args.lda = lda;
+  args.panels = packed.panels.get();
+  args.out = c;
+  args.ldc = ldc;
+  args.alpha = alpha;
+  args.residual = add ? c : nullptr;
+  kernels::gemm_f32(args);
+}
+
+// Upper triangular R with R R' = D (a Cholesky factorization from the last column on), or empty.
+MatrixXd upper_factor(const MatrixXd& d) {
+  const Eigen::Index k = d.rows();
+  MatrixXd r = MatrixXd::Zero(k, k);
+  for (Eigen::Index c = k - 1; c >= 0; --c) {
+    const Eigen::Index after = k - 1 - c;
+    const auto row = r.block(c, c + 1, 1, after);
+    const double pivot = d(c, c) - row.squaredNorm();
+    if (!(pivot > 0)) return {};
+    r(c, c) = std::sqrt(pivot);
+    r.col(c).head(c) = (d.col(c).head(c) - r.block(0, c + 1, c, after) * row.transpose()) / r(c, c);
+  }
+  return r;
+}
+
+// The same as inverse_factor, in double: small matrices.
+RowMatrixXf exact_inverse_factor(const MatrixXd& hessian) {
+  const MatrixXd r = upper_factor(hessian);
+  if (r.size() == 0) return {};
+  const MatrixXd inverse =
+      r.triangularView<Eigen::Upper>().solve(MatrixXd::Identity(r.rows(), r.cols()));
+  return inverse.allFinite() ? RowMatrixXf(inverse.cast<float>()) : RowMatrixXf();
+}
+
+// Row k of U says how an error in column k spreads.
+RowMatrixXf spread_matrix(MatrixXd hessian, double damping) {
   const Eigen::Index k = hessian.rows();
   const double mean = hessian.diagonal().mean();
   for (Eigen::Index i = 0; i < k; ++i) {
     double& d = hessian(i, i);
     d = d > 0 ? d + damping * mean : 1.0;
   }
-  const Eigen::LLT<MatrixXd> factor(hessian);
-  if (factor.info() != Eigen::Success) return {};
-  MatrixXd inverse = factor.solve(MatrixXd::Identity(k, k));
-  const Eigen::LLT<MatrixXd, Eigen::Upper> spread(inverse);
-  if (spread.info() != Eigen::Success) return {};
-  MatrixXd upper = spread.matrixU();
-  if (!upper.allFinite()) return {};
-  return upper;
+  constexpr Eigen::Index kSmall = 512;  // below, double costs next to nothing
+  if (k <= kSmall) return exact_inverse_factor(hessian);
+  return inverse_factor(hessian.cast<float>());
+}
+
+// One row of one panel: rounds columns [begin, end) and notes what spreads behind them.
+void round_row(const GptqGrid& grid, const RowMatrixXf& spread, int64_t row, int64_t begin,
+               int64_t end, RowMatrixXf& weights, ScaleZeroPoint& q, int32_t* out, float* errors) {
+  const int64_t k = weights.cols();
+  float* w = weights.data() + row * k;
+  const bool spreads = spread.size() > 0;
+  for (int64_t c = begin; c < end; ++c) {
+    if (grid.block > 0 ? c % grid.block == 0 : c == 0) {
+      const int64_t width = grid.block > 0 ? std::min(grid.block, k - c) : k;
+      q = grid.scale(row, c, {w + c, static_cast<size_t>(width)});
+    }
+    out[c] = quantize_value(w[c], q.scale, q.zero_point, grid.range);
+    if (!spreads) continue;
+    const float* u = spread.data() + c * k;
+    const float error = (w[c] - dequantize_value(out[c], q.scale, q.zero_point)) / u[c];
+    errors[c - begin] = error;
+    for (int64_t j = c + 1; j < end; ++j) w[j] -= error * u[j];
+  }
 }
 
 }  // namespace
 
-Eigen::MatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping) {
-  const Eigen::Index rows = layer.weights.rows(), k = layer.weights.cols();
-  MatrixXd& w = layer.weights;
-  const MatrixXd spread = spread_matrix(std::move(layer.hessian), damping);
-  const bool spreads = spread.size() > 0;
-  Eigen::MatrixXi out(rows, k);
-  // Columns inside of a panel feel each error at once, those behind it when the panel is done.
-  // Panels are whole blocks, so that a block is up to date when it begins.
-  const Eigen::Index panel =
-      grid.block > 0 ? grid.block * std::max<int64_t>(1, 64 / grid.block) : 64;
-  MatrixXd errors(rows, panel);
-  for (Eigen::Index begin = 0; begin < k; begin += panel) {
-    const Eigen::Index end = std::min(begin + panel, k);
-    for (Eigen::Index c = begin; c < end; ++c) {
-      if (grid.block > 0 && c % grid.block == 0) grid.begin_block(c, w);
-      for (Eigen::Index r = 0; r < rows; ++r) {
-        const ScaleZeroPoint q = grid.at(r, c);
-        out(r, c) = quantize_value(static_cast<float>(w(r, c)), q.scale, q.zero_point, grid.range);
-        const double lost = w(r, c) - double{dequantize_value(out(r, c), q.scale, q.zero_point)};
-        errors(r, c - begin) = spreads ? lost / spread(c, c) : 0;
-      }
-      if (!spreads) continue;
-      w.middleCols(c + 1, end - c - 1).noalias() -=
-          errors.col(c - begin) * spread.block(c, c + 1, 1, end - c - 1);
+RowMatrixXf inverse_factor(RowMatrixXf h) {
+  const int64_t k = h.rows();
+  const auto at = [&](int64_t r, int64_t c) { return h.data() + r * k + c; };
+  const int64_t blocks = (k + kPanel - 1) / kPanel;
+  std::vector<RowMatrixXf> inverses(static_cast<size_t>(blocks));  // of the diagonal blocks of R
+  constexpr int64_t kStrip = 4 * kPanel;  // rows whose part below the diagonal is computed in vain
+
+  // H = R R', R upper triangular, in the place of H's upper half.
+  for (int64_t b = blocks - 1; b >= 0; --b) {
+    const int64_t from = b * kPanel, to = std::min(k, from + kPanel), width = to - from;
+    MatrixXd d = h.block(from, from, width, width).cast<double>();
+    d.triangularView<Eigen::StrictlyLower>() = d.transpose();
+    const MatrixXd r = upper_factor(d);
+    if (r.size() == 0 || !r.allFinite()) return {};
+    const MatrixXd inverse =
+        r.triangularView<Eigen::Upper>().solve(MatrixXd::Identity(width, width));
+    inverses[static_cast<size_t>(b)] = inverse.cast<float>();
+    RowMatrixXf above(from, width);
+    multiply(at(0, from), k, from,
+             {inverses[static_cast<size_t>(b)].data(), width, width, 1, width}, above.data(), width,
+             1, false);
+    h.block(0, from, from, width) = above;
+    for (int64_t row = 0; row < from; row += kStrip) {
+      const int64_t rows = std::min(kStrip, from - row);
+      multiply(above.data() + row * width, width, rows,
+               {above.data() + row * width, width, from - row, 1, width}, at(row, row), k, -1,
+               true);
     }
-    if (!spreads) continue;
-    constexpr int64_t kColumns = 64;  // fixed, so that threads do not decide the bits
-    const int64_t chunks = (k - end + kColumns - 1) / kColumns;
-    parallel_for(0, chunks, 1, [&](int64_t from, int64_t to) {
-      for (int64_t chunk = from; chunk < to; ++chunk) {
-        const Eigen::Index at = end + chunk * kColumns;
-        const Eigen::Index width = std::min<Eigen::Index>(kColumns, k - at);
-        w.middleCols(at, width).noalias() -=
-            errors.leftCols(end - begin) * spread.block(begin, at, end - begin, width);
+  }
+  // U = R^-1: U(above, b) = -U(above, above) R(above, b) U(b, b).
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t from = b * kPanel, to = std::min(k, from + kPanel), width = to - from;
+    RowMatrixXf product(from, width), column(from, width);
+    for (int64_t row = 0; row < from; row += kStrip) {
+      multiply(at(row, row), k, std::min(kStrip, from - row),
+               {at(row, from), from - row, width, k, 1}, product.data() + row * width, width, 1,
+               false);
+    }
+    const RowMatrixXf& diagonal = inverses[static_cast<size_t>(b)];
+    multiply(product.data(), width, from, {diagonal.data(), width, width, width, 1}, column.data(),
+             width, -1, false);
+    h.block(0, from, from, width) = column;
+    h.block(from, from, width, width) = diagonal;
+    h.block(from, 0, width, from).setZero();
+  }
+  return h.allFinite() ? h : RowMatrixXf();
+}
+
+RowMatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping) {
+  const int64_t rows = layer.weights.rows(), k = layer.weights.cols();
+  RowMatrixXf& w = layer.weights;
+  const RowMatrixXf spread = spread_matrix(std::move(layer.hessian), damping);
+  RowMatrixXi out(rows, k);
+  RowMatrixXf errors(rows, kPanel);
+  std::vector<ScaleZeroPoint> scales(static_cast<size_t>(rows));
+  // Columns inside of a panel feel each error at once, those behind it when the panel is done.
+  for (int64_t begin = 0; begin < k; begin += kPanel) {
+    const int64_t end = std::min(begin + kPanel, k);
+    parallel_for(0, rows, 8, [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) {
+        round_row(grid, spread, r, begin, end, w, scales[static_cast<size_t>(r)],
+                  out.data() + r * k, errors.data() + r * kPanel);
       }
     });
+    if (spread.size() == 0) continue;
+    multiply(errors.data(), kPanel, rows,
+             {spread.data() + begin * k + end, end - begin, k - end, k, 1}, w.data() + end, k, -1,
+             true);
   }
   return out;
 }

@@ -3,31 +3,41 @@
 
 #include <Eigen/Core>
 #include <functional>
+#include <span>
 
 #include "compress/quant/qparams.h"
 
 namespace compress {
 
+using RowMatrixXf = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using RowMatrixXi = Eigen::Matrix<int32_t, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
 // One layer y = W x: `weights` [rows, k] and `hessian` = X X' [k, k] over the inputs it saw.
 struct GptqLayer {
-  Eigen::MatrixXd weights;
+  RowMatrixXf weights;
   Eigen::MatrixXd hessian;
 };
 
-// Scale and zero point of an element; rows share an input, columns are rounded in order.
+// Rows share an input; columns are rounded in order.
 struct GptqGrid {
   IntegerRange range;
-  // Called with the first column of each block of `block` columns before its rounding, with what
-  // the weights are by then; may set what at() answers. `block` 0: never called.
-  int64_t block = 0;
-  std::function<void(int64_t column, const Eigen::MatrixXd& weights)> begin_block;
-  std::function<ScaleZeroPoint(int64_t row, int64_t column)> at;
+  int64_t block = 0;  // columns that share a scale; 0: all of a row
+  // Scale and zero point of a row's block, asked before its first column is rounded, with what its
+  // weights are by then. Several rows are asked at once.
+  std::function<ScaleZeroPoint(int64_t row, int64_t column, std::span<const float> weights)> scale;
 };
+
+// Part of the mean of the Hessian's diagonal that is added to it.
+inline constexpr double kGptqDamping = 0.01;
 
 // Integers [rows, k]. Each column is rounded to nearest and what is lost moves to the columns after
 // it, as the inverse Hessian says. `damping` times the mean of the diagonal is added to it; columns
 // that saw only zeros keep their plain rounding. The result does not depend on the number of
 // threads. Where the Hessian cannot be inverted (not finite) all columns are rounded to nearest.
-Eigen::MatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping = 0.01);
+RowMatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping = kGptqDamping);
+
+// Upper triangular U with U'U = H^-1, by blocks in float32 (large matrices); empty where H is not
+// positive definite or not finite. Only the upper half of H is read.
+RowMatrixXf inverse_factor(RowMatrixXf hessian);
 
 }  // namespace compress

@@ -8,13 +8,16 @@
 #include <set>
 #include <string>
 
+#include "compress/core/nearest.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
-#include "compress/runtime/session.h"
 #include "passes/edit.h"
+#include "passes/quantize/integer_bias.h"
+#include "passes/quantize/pack.h"
 #include "passes/recover/activations.h"
 #include "passes/recover/gptq.h"
 #include "passes/recover/input_gram.h"
+#include "passes/recover/round_blocks.h"
 
 namespace compress {
 namespace {
@@ -155,25 +158,21 @@ class StaticRecovery {
   // --- Bias -------------------------------------------------------------------------------------
 
   void measure_reference() {
-    SessionOptions options;
+    std::set<std::string> names;
     std::multimap<std::string, NodeId> wanted;
     for (const auto& [id, outlet] : outlets_) {
       if (reference_.graph.find_value(outlet.name) == kNoValue) continue;
-      options.observed.insert(outlet.name);
+      names.insert(outlet.name);
       wanted.emplace(outlet.name, id);
     }
-    Session session(reference_, options);
-    for (const int64_t index : samples_.indices) {
-      session.run(samples_.source->get(index).inputs,
-                  [&](const std::string& name, const TensorView& content) {
-                    if (content.dtype != DType::float32) return;
-                    const auto [begin, end] = wanted.equal_range(name);
-                    for (auto row = begin; row != end; ++row) {
-                      const Outlet& outlet = outlets_.at(row->second);
-                      reference_means_[row->second].add(content, outlet.low, outlet.high);
-                    }
-                  });
-    }
+    observe(reference_, names, samples_, [&](const std::string& name, const TensorView& content) {
+      if (content.dtype != DType::float32) return;
+      const auto [begin, end] = wanted.equal_range(name);
+      for (auto row = begin; row != end; ++row) {
+        const Outlet& outlet = outlets_.at(row->second);
+        reference_means_[row->second].add(content, outlet.low, outlet.high);
+      }
+    });
   }
 
   bool correct_bias(NodeId id) {
@@ -227,7 +226,6 @@ class StaticRecovery {
     return true;
   }
 
-  // int32 zeros with the scale of the products, as quantize_static writes biases.
   bool add_zero_bias(NodeId id) {
     const Node node = graph_.node(id);
     const NodeId weights = constant_dequantize(graph_, node, 1);
@@ -240,22 +238,11 @@ class StaticRecovery {
     if (input_scale == nullptr || input_scale->count() != 1) return false;
     std::vector<float> scales;
     for (const double scale : weight_scale->to_doubles()) {
-      scales.push_back(static_cast<float>(scale) * static_cast<float>(input_scale->to_double()));
+      scales.push_back(static_cast<float>(scale));
     }
-    const int64_t channels = channels_of(id);
-    const bool by_channel = weight_scale->shape().rank() == 1;
-    const std::string name = node.name + "_bias";
-    NodeSpec spec{
-        "DequantizeLinear",
-        {graph_.add_constant(name + "_quantized", Tensor::zeros(DType::int32, {channels})),
-         graph_.add_constant(name + "_quantized_scale",
-                             Tensor::from<float>(by_channel ? Shape{channels} : Shape(), scales))},
-        {name + "_DequantizeLinear_Output"},
-        {},
-        name + "_DequantizeLinear"};
-    if (by_channel) spec.attributes.push_back({"axis", int64_t{0}, ""});
-    const NodeId dequantize = graph_.insert_before(id, std::move(spec));
-    graph_.set_input(id, 2, graph_.node(dequantize).outputs[0]);
+    const std::vector<double> zeros(static_cast<size_t>(channels_of(id)), 0);
+    add_integer_bias(graph_, id, node.name + "_bias", zeros, {static_cast<int64_t>(zeros.size())},
+                     scales, static_cast<float>(input_scale->to_double()));
     return true;
   }
 
@@ -279,7 +266,7 @@ class StaticRecovery {
     const Tensor weight = reference_weight(id);
     const Tensor quantized = graph_.value(pair.inputs[0]).constant;
     const DType dtype = quantized.dtype();
-    if (!weight || weight.shape() != quantized.shape() || info(dtype).bits != 8 ||
+    if (!weight || weight.shape() != quantized.shape() || info(dtype).bits > 8 ||
         (!node.is("Conv") && weight.shape().rank() != 2)) {
       return false;
     }
@@ -298,30 +285,75 @@ class StaticRecovery {
     const auto index = [&](int64_t r, int64_t c) { return rows_first ? r * k + c : c * rows + r; };
     const TensorData data = weight.read();
     const auto* from = data.view().as<const float>();
-    Tensor rounded = Tensor::allocate(dtype, weight.shape());
-    auto* to = reinterpret_cast<uint8_t*>(rounded.mutable_data());
+    std::vector<int32_t> integers(static_cast<size_t>(weight.count()));
+    const bool narrow = info(dtype).bits < 8 && static_cast<int64_t>(scales.size()) == rows;
+    std::vector<float> found;  // scales of narrow weights
     for (int64_t group = 0; group < gram.groups(); ++group) {
-      GptqLayer layer{Eigen::MatrixXd(group_rows, k), gram.sum(group)};
+      if (narrow) {
+        Tensor part = Tensor::allocate(DType::float32, {group_rows, k});
+        auto w = part.mutable_as<float>();
+        for (int64_t r = 0; r < group_rows; ++r) {
+          for (int64_t c = 0; c < k; ++c) {
+            w[static_cast<size_t>(r * k + c)] = from[index(group * group_rows + r, c)];
+          }
+        }
+        const RoundedBlocks blocks =
+            gptq_blocks(part, gram.sum(group), {dtype, info(dtype).bits, k, true});
+        const std::vector<int64_t> q = blocks.quantized.to_ints();
+        for (int64_t i = 0; i < group_rows * k; ++i) {
+          integers[static_cast<size_t>(index(group * group_rows + i / k, i % k))] =
+              static_cast<int32_t>(q[static_cast<size_t>(i)]);
+        }
+        found.insert(found.end(), blocks.params.scales.begin(), blocks.params.scales.end());
+        continue;
+      }
+      GptqLayer layer{RowMatrixXf(group_rows, k), gram.sum(group)};
       for (int64_t r = 0; r < group_rows; ++r) {
         for (int64_t c = 0; c < k; ++c) {
-          layer.weights(r, c) = double{from[index(group * group_rows + r, c)]};
+          layer.weights(r, c) = from[index(group * group_rows + r, c)];
         }
       }
       GptqGrid grid;
       grid.range = integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
-      grid.at = [&](int64_t r, int64_t) {
+      grid.scale = [&](int64_t r, int64_t, std::span<const float>) {
         const auto at = static_cast<size_t>(scales.size() == 1 ? 0 : group * group_rows + r);
         return ScaleZeroPoint{static_cast<float>(scales[at]), static_cast<int32_t>(zeros[at])};
       };
-      const Eigen::MatrixXi q = gptq_round(std::move(layer), grid);
+      const RowMatrixXf before = layer.weights;
+      RowMatrixXi q = gptq_round(std::move(layer), grid);
+      std::vector<ScaleZeroPoint> row_scales;
+      for (int64_t r = 0; r < group_rows; ++r) row_scales.push_back(grid.scale(r, 0, {}));
+      refine_rounding(before, gram.sum(group), row_scales, grid.range, q);
       for (int64_t r = 0; r < group_rows; ++r) {
         for (int64_t c = 0; c < k; ++c) {
-          to[index(group * group_rows + r, c)] = static_cast<uint8_t>(q(r, c));
+          integers[static_cast<size_t>(index(group * group_rows + r, c))] = q(r, c);
         }
       }
     }
-    graph_.set_constant(pair.inputs[0], std::move(rounded));
+    graph_.set_constant(pair.inputs[0], pack_integers(dtype, weight.shape(), [&](int64_t i) {
+                          return integers[static_cast<size_t>(i)];
+                        }));
+    if (narrow) set_scales(id, pair, found);
     return true;
+  }
+
+  // New scales of the weights; the bias counts in them.
+  void set_scales(NodeId id, const Node& weights, const std::vector<float>& scales) {
+    const auto channels = static_cast<int64_t>(scales.size());
+    graph_.set_constant(weights.inputs[1], Tensor::from<float>({channels}, scales));
+    const NodeId dequantize = constant_dequantize(graph_, graph_.node(id), 2);
+    const NodeId input = graph_.value(graph_.node(id).inputs[0]).producer;
+    const ValueId bias = operand(reference_.graph.node(id), 2);
+    if (dequantize == kNoNode || input == kNoNode || bias == kNoValue) return;
+    const Tensor* input_scale = graph_.constant_input(graph_.node(input), 1);
+    if (input_scale == nullptr || input_scale->count() != 1) return;
+    const std::vector<double> values = reference_.graph.value(bias).constant.to_doubles();
+    const Node pair = graph_.node(dequantize);
+    const Shape shape = graph_.value(pair.inputs[0]).constant.shape();
+    const IntegerBias integer =
+        integer_bias(values, scales, static_cast<float>(input_scale->to_double()));
+    graph_.set_constant(pair.inputs[0], Tensor::from<int32_t>(shape, integer.values));
+    graph_.set_constant(pair.inputs[1], Tensor::from<float>({channels}, integer.scales));
   }
 
   Model& model_;
@@ -335,6 +367,25 @@ class StaticRecovery {
 };
 
 }  // namespace
+
+RecoverOptions recover_options(const Options& options) {
+  RecoverOptions out;
+  out.gptq = options.text("algorithm") == "gptq";
+  out.reduce_range = options.flag("reduce-range");
+  constexpr std::string_view kNames[] = {"bias", "equalize", "smooth"};
+  for (const std::string& name : options.list("recover")) {
+    if (name == "bias") {
+      out.bias = true;
+    } else if (name == "equalize") {
+      out.equalize = true;
+    } else if (name == "smooth") {
+      out.smooth = true;
+    } else {
+      fail(ErrorCode::usage, "--recover cannot be '{}'{}", name, suggestion(name, kNames));
+    }
+  }
+  return out;
+}
 
 void recover_static(Model& model, const Model& reference, const std::vector<NodeId>& layers,
                     const RecoverOptions& options, const CalibrationSamples& samples,

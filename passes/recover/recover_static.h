@@ -13,11 +13,16 @@ struct RecoverOptions {
   // Each channel's mean after its activation becomes that of the float model (Nagel et al. 2019,
   // arXiv 1906.04721, section 4.2, but measured where values are already clipped).
   bool bias = false;
+  bool equalize = false;  // see channels.h
+  bool smooth = false;    // see input_scales.h
 
   bool reduce_range = false;  // as the weights were quantized
 
-  explicit operator bool() const { return gptq || bias; }
+  explicit operator bool() const { return gptq || bias || equalize || smooth; }
 };
+
+// From --algorithm, --recover and --reduce-range; fails (usage) on a name that there is not.
+RecoverOptions recover_options(const Options& options);
 
 // `layers` are nodes (Conv, Gemm, MatMul) of `model` with weights behind DequantizeLinear; the
 // float `reference` has nodes of the same ids and values of the same names.

@@ -72,7 +72,7 @@ Model quantized(const Model& before, Json options) {
   PipelineOptions pipeline = test::with_statistics(inputs);
   pipeline.samples = [&] { return samples; };
   options["mode"] = "static";
-  options["granularity"] = "tensor";
+  if (!options.contains("granularity")) options["granularity"] = "tensor";
   Model model = before;
   run_step(model, "quantize", options, pipeline);
   return model;
@@ -83,8 +83,7 @@ GptqLayer correlated_layer(int64_t rows, int64_t k) {
   const Tensor w = random_tensor({rows, k}, 1), mix = random_tensor({k, k}, 2);
   const Tensor x = random_tensor({k, 4 * k}, 3);
   GptqLayer layer;
-  layer.weights =
-      Eigen::Map<const Eigen::MatrixXf>(w.read().view().as<const float>(), rows, k).cast<double>();
+  layer.weights = Eigen::Map<const Eigen::MatrixXf>(w.read().view().as<const float>(), rows, k);
   const Eigen::MatrixXd inputs =
       Eigen::Map<const Eigen::MatrixXf>(mix.read().view().as<const float>(), k, k).cast<double>() *
       Eigen::Map<const Eigen::MatrixXf>(x.read().view().as<const float>(), k, 4 * k).cast<double>();
@@ -95,17 +94,19 @@ GptqLayer correlated_layer(int64_t rows, int64_t k) {
 GptqGrid grid_of(float scale) {
   GptqGrid grid;
   grid.range = {-8, 7};
-  grid.at = [scale](int64_t, int64_t) { return ScaleZeroPoint{scale, 0}; };
+  grid.scale = [scale](int64_t, int64_t, std::span<const float>) {
+    return ScaleZeroPoint{scale, 0};
+  };
   return grid;
 }
 
 // trace(E H E') of what rounding lost: the squared error of the layer's outputs.
-double output_error(const GptqLayer& layer, const Eigen::MatrixXi& q, float scale) {
-  const Eigen::MatrixXd lost = layer.weights - q.cast<double>() * double{scale};
+double output_error(const GptqLayer& layer, const RowMatrixXi& q, float scale) {
+  const Eigen::MatrixXd lost = layer.weights.cast<double>() - q.cast<double>() * double{scale};
   return (lost * layer.hessian * lost.transpose()).trace();
 }
 
-Eigen::MatrixXi nearest(const GptqLayer& layer, const GptqGrid& grid) {
+RowMatrixXi nearest(const GptqLayer& layer, const GptqGrid& grid) {
   GptqLayer plain = layer;
   plain.hessian.setIdentity();
   return gptq_round(plain, grid);
@@ -117,11 +118,10 @@ TEST_CASE("gptq: independent inputs are rounded to nearest") {
   GptqLayer layer = correlated_layer(5, 70);
   layer.hessian.setIdentity();
   const GptqGrid grid = grid_of(0.5f);
-  const Eigen::MatrixXi q = gptq_round(layer, grid);
+  const RowMatrixXi q = gptq_round(layer, grid);
   for (Eigen::Index r = 0; r < q.rows(); ++r) {
     for (Eigen::Index c = 0; c < q.cols(); ++c) {
-      REQUIRE(q(r, c) ==
-              quantize_value(static_cast<float>(layer.weights(r, c)), 0.5f, 0, grid.range));
+      REQUIRE(q(r, c) == quantize_value(layer.weights(r, c), 0.5f, 0, grid.range));
     }
   }
 }
@@ -143,25 +143,50 @@ TEST_CASE("gptq: inputs that never fire and broken sums do no harm") {
   layer.hessian.row(4).setZero();
   layer.hessian.col(4).setZero();
   const GptqGrid grid = grid_of(0.5f);
-  const Eigen::MatrixXi q = gptq_round(layer, grid);
+  const RowMatrixXi q = gptq_round(layer, grid);
   CHECK(q.cwiseAbs().maxCoeff() <= 8);
   layer.hessian.setConstant(std::nan(""));
   CHECK(gptq_round(layer, grid) == nearest(layer, grid));
 }
 
-TEST_CASE("gptq: blocks are announced in order, with what the weights have become") {
-  const GptqLayer layer = correlated_layer(4, 80);
+TEST_CASE("gptq: blocks ask for their scale in order, with what the weights have become") {
+  const GptqLayer layer = correlated_layer(1, 80);
   std::vector<int64_t> begun;
-  Eigen::MatrixXd at_second;
+  RowMatrixXf at_second;
   GptqGrid grid = grid_of(0.5f);
   grid.block = 32;
-  grid.begin_block = [&](int64_t column, const Eigen::MatrixXd& weights) {
+  grid.scale = [&](int64_t, int64_t column, std::span<const float> weights) {
     begun.push_back(column);
-    if (column == 32) at_second = weights.middleCols(32, 32);
+    CHECK(weights.size() == (column == 64 ? 16 : 32));
+    if (column == 32) at_second = Eigen::Map<const RowMatrixXf>(weights.data(), 1, 32);
+    return ScaleZeroPoint{0.5f, 0};
   };
   CHECK(gptq_round(layer, grid) == gptq_round(layer, grid_of(0.5f)));
   CHECK(begun == std::vector<int64_t>{0, 32, 64});
   CHECK((at_second - layer.weights.middleCols(32, 32)).cwiseAbs().maxCoeff() > 0.01);
+}
+
+TEST_CASE("gptq: large matrices are inverted by blocks, as small ones are") {
+  for (const int64_t k : {1, 100, 128, 129, 300, 700}) {
+    CAPTURE(k);
+    Eigen::MatrixXd h = correlated_layer(1, k).hessian;
+    h.diagonal().array() += 0.01 * h.diagonal().mean();
+    const RowMatrixXf u = inverse_factor(h.cast<float>());
+    REQUIRE(u.rows() == k);
+    // U' U H = 1, up to float32 times the condition (1e4 to 1e5 here).
+    const Eigen::MatrixXd one = u.cast<double>().transpose() * u.cast<double>() * h;
+    CHECK((one - Eigen::MatrixXd::Identity(k, k)).cwiseAbs().maxCoeff() < 0.05);
+    CHECK(u.triangularView<Eigen::StrictlyLower>().toDenseMatrix().cwiseAbs().maxCoeff() == 0);
+    h(k / 2, k / 2) = -1;
+    CHECK(inverse_factor(h.cast<float>()).size() == 0);
+  }
+}
+
+TEST_CASE("gptq: a layer of many columns loses less than by rounding to nearest") {
+  const GptqLayer layer = correlated_layer(4, 640);
+  const GptqGrid grid = grid_of(0.5f);
+  CHECK(output_error(layer, gptq_round(layer, grid), 0.5f) <
+        output_error(layer, nearest(layer, grid), 0.5f) / 1.5);
 }
 
 TEST_CASE("a cut model computes the same value from a value in its middle") {
@@ -267,9 +292,161 @@ TEST_CASE("gptq in blocks: products by integers lose less than by plain rounding
   }
 }
 
+namespace {
+
+// Behind clips and a Relu: channels whose sizes differ a lot, one that a bias holds at zero though
+// its weights are the largest, and one that always is at the upper bound.
+Model uneven_net() {
+  GraphBuilder b;
+  ValueId at = b.input("x", DType::float32, {1, 8, 12, 12});
+  const std::vector<int64_t> pads = {1, 1, 1, 1};
+  for (uint32_t layer = 0; layer < 3; ++layer) {
+    const bool depthwise = layer == 1;
+    const int64_t k = depthwise ? 9 : 8;
+    Tensor weight =
+        random_tensor(depthwise ? Shape{8, 1, 3, 3} : Shape{8, 8, 1, 1}, 10 + layer, 0.3f);
+    Tensor bias = random_tensor({8}, 20 + layer, 0.1f);
+    auto w = weight.mutable_as<float>();
+    for (int64_t c = 0; c < 8; ++c) {
+      const float size = std::pow(2.0f, static_cast<float>((c * 3 + layer) % 8) - 6);
+      for (int64_t i = 0; i < k; ++i) w[static_cast<size_t>(c * k + i)] *= size;
+      bias.mutable_as<float>()[static_cast<size_t>(c)] *= size;
+    }
+    for (int64_t i = 0; i < k; ++i) w[static_cast<size_t>(2 * k + i)] *= 100;
+    bias.mutable_as<float>()[2] = -1e4f;
+    if (layer == 0) {
+      for (int64_t i = 0; i < k; ++i) w[static_cast<size_t>(5 * k + i)] *= 100;
+      bias.mutable_as<float>()[5] = 1e4f;
+    }
+    std::vector<Attribute> attributes = {attr("group", int64_t{depthwise ? 8 : 1})};
+    if (depthwise) attributes.push_back(attr("pads", pads));
+    const ValueId conv = b.op("Conv", {at, b.constant(weight), b.constant(bias)}, attributes);
+    at = layer == 2 ? b.op("Relu", {conv})
+                    : b.op("Clip", {conv, b.constant(Tensor::scalar(0.0f)),
+                                    b.constant(Tensor::scalar(6.0f))});
+  }
+  const ValueId pooled = b.op("Flatten", {b.op("GlobalAveragePool", {at})});
+  b.output(b.op("Gemm", {pooled, b.constant(random_tensor({8, 5}, 30))}), "y");
+  return std::move(b).model();
+}
+
+Model prepared(const Model& before, const char* recover) {
+  Feeds feeds({1, 8, 12, 12}, 16);
+  CalibrationSamples samples{&feeds, {}};
+  std::vector<std::vector<NamedTensor>> inputs;
+  for (int64_t i = 0; i < 16; ++i)
+    samples.indices.push_back(i), inputs.push_back(feeds.get(i).inputs);
+  PipelineOptions pipeline = test::with_statistics(inputs);
+  pipeline.samples = [&] { return samples; };
+  pipeline.stop_after = "prepare_channels";
+  Model model = before;
+  run_step(model, "quantize", {{"mode", "static"}, {"recover", recover}}, pipeline);
+  return model;
+}
+
+// Largest over smallest channel (of those that are not zero) of the n-th Conv's weights.
+double spread_of(const Model& model, int n) {
+  for (const NodeId id : model.graph.order()) {
+    if (!model.graph.node(id).is("Conv") || n-- > 0) continue;
+    const Tensor& weight = *model.graph.constant_input(model.graph.node(id), 1);
+    const std::vector<double> w = weight.to_doubles();
+    const size_t rows = static_cast<size_t>(weight.shape()[0]), k = w.size() / rows;
+    double least = HUGE_VAL, most = 0;
+    for (size_t r = 0; r < rows; ++r) {
+      double size = 0;
+      for (size_t i = 0; i < k; ++i) size = std::max(size, std::fabs(w[r * k + i]));
+      if (size > 0) least = std::min(least, size), most = std::max(most, size);
+    }
+    return most / least;
+  }
+  return 0;
+}
+
+}  // namespace
+
+TEST_CASE("channels that never change are folded, others evened out, and results stay") {
+  const Model before = uneven_net();
+  const Model folded = prepared(before, "bias"), even = prepared(before, "equalize");
+  Feeds unseen({1, 8, 12, 12}, 24);
+  for (int64_t i = 16; i < 24; ++i) {
+    const std::vector<NamedTensor> feed = unseen.get(i).inputs;
+    const std::vector<Tensor> expected = run(before, feed);
+    CHECK(test::relative_error(run(folded, feed), expected) < 1e-4);
+    CHECK(test::relative_error(run(even, feed), expected) < 1e-4);
+  }
+  CHECK(spread_of(before, 0) > 1000);
+  CHECK(spread_of(folded, 0) < spread_of(before, 0) / 20);  // both large ones were constant
+  CHECK(spread_of(even, 0) < spread_of(folded, 0));
+  CHECK(spread_of(even, 1) < spread_of(folded, 1));
+}
+
+TEST_CASE("equalization lowers the error with one scale a tensor") {
+  const Model before = uneven_net();
+  const double biased = error_of(quantized(before, {{"recover", "bias"}}), before);
+  const double even =
+      error_of(quantized(before, {{"recover", Json::array({"bias", "equalize"})}}), before);
+  CAPTURE(biased, even);
+  CHECK(even < biased / 2);
+}
+
+TEST_CASE("int4 weights with integer activations: few layers stay int8") {
+  GraphBuilder b;
+  ValueId at = b.input("x", DType::float32, {1, 8, 12, 12});
+  const std::vector<int64_t> pads = {1, 1, 1, 1};
+  for (uint32_t layer = 0; layer < 4; ++layer) {
+    const bool depthwise = layer == 1;
+    const ValueId conv = b.op(
+        "Conv",
+        {at,
+         b.constant(random_tensor(depthwise ? Shape{8, 1, 3, 3} : Shape{8, 8, 3, 3}, layer, 0.2f)),
+         b.constant(random_tensor({8}, 20 + layer, 0.1f))},
+        {attr("pads", pads), attr("group", int64_t{depthwise ? 8 : 1})});
+    at = b.op("Relu", {conv});
+  }
+  b.output(b.op("Gemm", {b.op("Flatten", {b.op("GlobalAveragePool", {at})}),
+                         b.constant(random_tensor({8, 5}, 30))}),
+           "y");
+  Model before = std::move(b).model();
+  before.opsets[""] = 21;
+  const Json options = {{"weights", "int4"}, {"granularity", "channel"}};
+  const Model plain = quantized(before, options);
+  std::vector<DType> types;
+  for (const NodeId id : plain.graph.order()) {
+    const Node& node = plain.graph.node(id);
+    if (!node.is("Conv") && !node.is("Gemm")) continue;
+    const Node& pair = plain.graph.node(plain.graph.value(node.inputs[1]).producer);
+    types.push_back(plain.graph.constant_input(pair, 0)->dtype());
+    for (const double scale : plain.graph.constant_input(pair, 1)->to_doubles()) CHECK(scale > 0);
+  }
+  CHECK(types ==
+        std::vector<DType>{DType::int8, DType::int8, DType::int4, DType::int4, DType::int4});
+  CHECK(plain.ir_version >= 10);
+
+  Json recover = options;
+  recover["recover"] = "bias";
+  const double biased = error_of(quantized(before, recover), before);
+  recover["algorithm"] = "gptq";
+  const Model best = quantized(before, recover);
+  CHECK(biased < error_of(plain, before));
+  CHECK(error_of(best, before) < error_of(plain, before));  // on noise there is little to make up
+
+  // Integer kernels give what the file says.
+  const std::vector<NamedTensor> feed = Feeds({1, 8, 12, 12}, 20).get(19).inputs;
+  Session lowered(best);
+  CHECK(test::relative_error(lowered.run(feed), run(best, feed)) < 0.02);
+  for (const KernelRecord& kernel : lowered.kernels()) {
+    INFO(kernel.node << " " << kernel.kernel);
+    if (kernel.op == "Conv" && !kernel.fused) CHECK(kernel.kernel.find("s8") != std::string::npos);
+  }
+}
+
 TEST_CASE("recovery that a mode does not have is a usage error") {
   for (const Json& options : std::vector<Json>{{{"mode", "dynamic"}, {"algorithm", "gptq"}},
                                                {{"mode", "weight-only"}, {"recover", "bias"}},
+                                               {{"mode", "static"}, {"algorithm", "awq"}},
+                                               {{"mode", "dynamic"}, {"algorithm", "hqq"}},
+                                               {{"mode", "static"}, {"weights", "int3"}},
+                                               {{"mode", "dynamic"}, {"weights", "int4"}},
                                                {{"mode", "static"}, {"recover", "luck"}}}) {
     CAPTURE(options.dump());
     Model model = clipped_net();
