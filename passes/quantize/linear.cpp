@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "passes/edit.h"
 #include "passes/quantize/pack.h"
@@ -16,15 +17,17 @@ Tensor transposed(const Tensor& tensor) {
   const float* from = data.view().as<const float>();
   float* to = out.mutable_as<float>().data();
   constexpr int64_t kTile = 32;  // both sides stay in the cache
-  for (int64_t i0 = 0; i0 < shape[0]; i0 += kTile) {
-    for (int64_t j0 = 0; j0 < shape[1]; j0 += kTile) {
-      for (int64_t i = i0; i < std::min(shape[0], i0 + kTile); ++i) {
+  parallel_for(0, (shape[1] + kTile - 1) / kTile, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t j0 = begin * kTile; j0 < std::min(shape[1], end * kTile); j0 += kTile) {
+      for (int64_t i0 = 0; i0 < shape[0]; i0 += kTile) {
         for (int64_t j = j0; j < std::min(shape[1], j0 + kTile); ++j) {
-          to[j * shape[0] + i] = from[i * shape[1] + j];
+          for (int64_t i = i0; i < std::min(shape[0], i0 + kTile); ++i) {
+            to[j * shape[0] + i] = from[i * shape[1] + j];
+          }
         }
       }
     }
-  }
+  });
   return out;
 }
 

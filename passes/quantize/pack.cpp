@@ -1,24 +1,18 @@
 #include "passes/quantize/pack.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "compress/core/int4.h"
+#include "compress/core/parallel.h"
+#include "compress/error.h"
 
 namespace compress {
 namespace {
-
-Tensor padded_columns(const Tensor& rows, int64_t width) {
-  const Shape& shape = rows.shape();
-  if (shape[1] == width) return rows;
-  Tensor out = Tensor::zeros(DType::float32, {shape[0], width});
-  const TensorData data = rows.read();
-  for (int64_t r = 0; r < shape[0]; ++r) {
-    std::memcpy(out.mutable_as<float>().data() + r * width,
-                data.view().as<const float>() + r * shape[1],
-                static_cast<size_t>(shape[1]) * sizeof(float));
-  }
-  return out;
-}
 
 bool is_symmetric(DType dtype) { return info(dtype).is_signed; }
 
@@ -49,11 +43,103 @@ Tensor zero_point_tensor(const QuantParams& params, const Shape& shape) {
                        [&](int64_t i) { return params.zero_points[static_cast<size_t>(i)]; });
 }
 
+namespace {
+
+// The rules of weight_params.
+ScaleZeroPoint block_scale(float low, float high, DType dtype) {
+  if (!is_symmetric(dtype) || info(dtype).bits == 8) {
+    return choose_scale(double{low}, double{high}, dtype, is_symmetric(dtype));
+  }
+  const float extreme = -low > high ? low : high;
+  return {choose_signed_scale(std::span(&extreme, 1), dtype), 0};
+}
+
+// As quantize_value, in a form that vectorizes.
+void quantize_run(const float* x, int64_t n, ScaleZeroPoint q, IntegerRange range, int32_t* out) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds half to even
+  constexpr float kFar = 1e6f;           // saturates all the same, and kRound still holds it
+  const auto low = static_cast<float>(range.min), high = static_cast<float>(range.max);
+  const auto zero = static_cast<float>(q.zero_point);
+  for (int64_t i = 0; i < n; ++i) {
+    float v = x[i] / q.scale;
+    v = v < -kFar ? -kFar : v;
+    v = v > kFar ? kFar : v;
+    v = ((v + kRound) - kRound) + zero;
+    v = v < low ? low : v;
+    v = v > high ? high : v;
+    out[i] = static_cast<int32_t>(v);
+  }
+}
+
+// Low bits first, as offsets from the lowest integer.
+void pack_run(const int32_t* q, int64_t n, int bits, int32_t offset, uint8_t* out) {
+  if (bits == 8) {
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(q[i] + offset);
+  } else if (bits == 4) {
+    for (int64_t i = 0; i < n; i += 2) {
+      out[i / 2] = static_cast<uint8_t>((q[i] + offset) | (q[i + 1] + offset) << 4);
+    }
+  } else {
+    for (int64_t i = 0; i < n; ++i) set_packed(out, i, bits, q[i] + offset);
+  }
+}
+
+}  // namespace
+
+// One pass over the weights: a model of a gigabyte goes through here.
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
-  const int64_t blocks = (rows.shape()[1] + block - 1) / block;
-  const Tensor whole = padded_columns(rows, blocks * block);
-  const QuantParams params = weight_params(whole, dtype, is_symmetric(dtype), 1, block);
-  return pack_blocks(quantize(whole, params), params);
+  const int64_t n = rows.shape()[0], k = rows.shape()[1];
+  const int64_t blocks = (k + block - 1) / block;
+  const int bits = info(dtype).bits;
+  const IntegerRange range = integer_range(dtype, is_symmetric(dtype));
+  const int32_t offset = is_symmetric(dtype) ? 1 << (bits - 1) : 0;
+  BlockWeights out;
+  out.packed = Tensor::zeros(DType::uint8, {n, blocks, block * bits / 8});
+  out.scales = Tensor::allocate(DType::float32, {n, blocks});
+  const int64_t zero_row = (blocks * bits + 7) / 8;
+  if (!is_symmetric(dtype)) out.zero_points = Tensor::zeros(DType::uint8, {n, zero_row});
+  auto* packed = out.packed.mutable_as<uint8_t>().data();
+  auto* scales = out.scales.mutable_as<float>().data();
+  auto* zeros = out.zero_points ? out.zero_points.mutable_as<uint8_t>().data() : nullptr;
+  const TensorData data = rows.read();
+  const auto* w = data.view().as<const float>();
+  std::atomic<int64_t> not_finite{0};
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, k));
+  parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> integers(static_cast<size_t>(block));
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const float* x = w + r * k + b * block;
+        const int64_t width = std::min(block, k - b * block);
+        float low = 0, high = 0, sum = 0;
+        for (int64_t i = 0; i < width; ++i) {
+          low = x[i] < low ? x[i] : low;
+          high = x[i] > high ? x[i] : high;
+          sum += x[i] * 0.0f;  // NaN where a value is not finite
+        }
+        if (sum != 0) {
+          for (int64_t i = 0; i < width; ++i) not_finite += std::isfinite(x[i]) ? 0 : 1;
+          continue;
+        }
+        const ScaleZeroPoint q = block_scale(low, high, dtype);
+        scales[r * blocks + b] = q.scale;
+        if (zeros != nullptr && bits == 8) {
+          zeros[r * zero_row + b] = static_cast<uint8_t>(q.zero_point);
+        } else if (zeros != nullptr) {
+          set_packed(zeros + r * zero_row, b, bits, q.zero_point);
+        }
+        quantize_run(x, width, q, range, integers.data());
+        std::fill(integers.begin() + width, integers.end(), q.zero_point);
+        pack_run(integers.data(), block, bits, offset,
+                 packed + (r * blocks + b) * (block * bits / 8));
+      }
+    }
+  });
+  if (not_finite > 0) {
+    fail(ErrorCode::invalid_model, "{} of {} weights are not finite", not_finite.load(),
+         rows.count());
+  }
+  return out;
 }
 
 BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params) {
@@ -90,9 +176,20 @@ BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params) {
 }
 
 BlockWeights pack_table(const Tensor& table, DType dtype, int64_t block) {
-  const QuantParams params = weight_params(table, dtype, is_symmetric(dtype), 1, block);
   const Shape scales = {table.shape()[0], table.shape()[1] / block};
   BlockWeights out;
+  if (is_symmetric(dtype) && info(dtype).bits == 4) {
+    // The same integers as those of products, as numbers with a sign.
+    const BlockWeights blocks = pack_blocks(table, dtype, block);
+    out.packed = Tensor::allocate(dtype, table.shape());
+    auto* to = reinterpret_cast<uint8_t*>(out.packed.mutable_data());
+    const TensorData data = blocks.packed.read();
+    const auto* from = data.view().as<const uint8_t>();
+    for (int64_t i = 0; i < blocks.packed.count(); ++i) to[i] = from[i] ^ 0x88;
+    out.scales = blocks.scales.reshaped(scales);
+    return out;
+  }
+  const QuantParams params = weight_params(table, dtype, is_symmetric(dtype), 1, block);
   out.packed = quantize(table, params);
   out.scales = scale_tensor(params, scales);
   if (!is_symmetric(dtype)) out.zero_points = zero_point_tensor(params, scales);

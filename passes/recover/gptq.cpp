@@ -11,7 +11,7 @@ namespace {
 
 using Eigen::MatrixXd;
 
-constexpr int64_t kPanel = 128;  // columns; also the blocks of the factorization
+constexpr int64_t kPanel = 128;  // columns that are rounded before those behind them hear of it
 
 // c [m, n] = alpha a b, or added to c. Rows of a and c are contiguous. For sums into c, b has no
 // more rows than the product takes in one go (384).
@@ -93,15 +93,16 @@ void round_row(const GptqGrid& grid, const RowMatrixXf& spread, int64_t row, int
 }  // namespace
 
 RowMatrixXf inverse_factor(RowMatrixXf h) {
+  constexpr int64_t kSide = 256;  // of the blocks; at most what a sum takes in one go
   const int64_t k = h.rows();
   const auto at = [&](int64_t r, int64_t c) { return h.data() + r * k + c; };
-  const int64_t blocks = (k + kPanel - 1) / kPanel;
+  const int64_t blocks = (k + kSide - 1) / kSide;
   std::vector<RowMatrixXf> inverses(static_cast<size_t>(blocks));  // of the diagonal blocks of R
-  constexpr int64_t kStrip = 4 * kPanel;  // rows whose part below the diagonal is computed in vain
+  constexpr int64_t kStrip = 2 * kSide;  // rows whose part below the diagonal is computed in vain
 
   // H = R R', R upper triangular, in the place of H's upper half.
   for (int64_t b = blocks - 1; b >= 0; --b) {
-    const int64_t from = b * kPanel, to = std::min(k, from + kPanel), width = to - from;
+    const int64_t from = b * kSide, to = std::min(k, from + kSide), width = to - from;
     MatrixXd d = h.block(from, from, width, width).cast<double>();
     d.triangularView<Eigen::StrictlyLower>() = d.transpose();
     const MatrixXd r = upper_factor(d);
@@ -123,7 +124,7 @@ RowMatrixXf inverse_factor(RowMatrixXf h) {
   }
   // U = R^-1: U(above, b) = -U(above, above) R(above, b) U(b, b).
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t from = b * kPanel, to = std::min(k, from + kPanel), width = to - from;
+    const int64_t from = b * kSide, to = std::min(k, from + kSide), width = to - from;
     RowMatrixXf product(from, width), column(from, width);
     for (int64_t row = 0; row < from; row += kStrip) {
       multiply(at(row, row), k, std::min(kStrip, from - row),

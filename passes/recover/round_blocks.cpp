@@ -43,22 +43,25 @@ ScaleZeroPoint scale_of(std::span<const float> values, double part, bool flip,
 float loss(std::span<const float> values, std::span<const float> weights, ScaleZeroPoint q,
            IntegerRange range) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no room for a fraction
-  const float inverse = 1 / q.scale, zero = static_cast<float>(q.zero_point);
+  const float scale = q.scale, inverse = 1 / scale, zero = static_cast<float>(q.zero_point);
   const auto low = static_cast<float>(range.min), high = static_cast<float>(range.max);
-  const auto lost = [&](size_t i) {
-    const float wanted = values[i] * inverse + zero;
-    const float above = wanted < low ? low : wanted;
-    const float inside = above > high ? high : above;
-    const float rounded = (inside + kRound) - kRound;
-    const float difference = values[i] - (rounded - zero) * q.scale;
-    return weights[i] * difference * difference;
+  const float* v = values.data();
+  const float* w = weights.data();
+  const auto n = static_cast<int64_t>(values.size());
+  const auto lost = [=](int64_t i) {
+    float x = v[i] * inverse + zero;
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    x = v[i] - (((x + kRound) - kRound) - zero) * scale;
+    return w[i] * x * x;
   };
-  float parts[8] = {};
-  size_t i = 0;
-  for (; i + 8 <= values.size(); i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) parts[lane] += lost(i + lane);
+  constexpr int64_t kLanes = 8;
+  float parts[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane] += lost(i + lane);
   }
-  for (; i < values.size(); ++i) parts[0] += lost(i);
+  for (; i < n; ++i) parts[0] += lost(i);
   return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
          ((parts[4] + parts[5]) + (parts[6] + parts[7]));
 }
@@ -69,15 +72,21 @@ ScaleZeroPoint search_scale(std::span<const float> values, std::span<const float
                             const BlockFormat& format) {
   ScaleZeroPoint best = scale_of(values, 1, false, format);
   float least = loss(values, weights, best, format.range());
-  constexpr int kSteps = 50, kMost = 52, kLeast = 20;
+  constexpr int kSteps = 50, kMost = 52, kLeast = 20, kCoarse = 4;
   const bool flips = format.symmetric() && format.bits < 8 && !format.positive;
-  for (int step = kMost; step >= kLeast; --step) {
-    for (const bool flip : {false, true}) {
-      if (flip && !flips) continue;
-      const ScaleZeroPoint q = scale_of(values, static_cast<double>(step) / kSteps, flip, format);
-      const float lost = loss(values, weights, q, format.range());
-      if (lost < least) least = lost, best = q;
-    }
+  int nearest = kSteps;
+  bool flipped = false;
+  const auto consider = [&](int step, bool flip) {
+    const ScaleZeroPoint q = scale_of(values, static_cast<double>(step) / kSteps, flip, format);
+    const float lost = loss(values, weights, q, format.range());
+    if (lost < least) least = lost, best = q, nearest = step, flipped = flip;
+  };
+  for (int step = kMost; step >= kLeast; step -= kCoarse) {
+    consider(step, false);
+    if (flips) consider(step, true);
+  }
+  for (int step = nearest + kCoarse - 1, last = nearest - kCoarse; step > last; --step) {
+    consider(step, flipped);
   }
   return best;
 }

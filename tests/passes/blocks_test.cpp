@@ -4,6 +4,7 @@
 #include "compress/core/int4.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "passes/quantize/pack.h"
 #include "passes/recover/input_scales.h"
 #include "passes/recover/round_blocks.h"
 #include "tests/passes/support.h"
@@ -75,6 +76,31 @@ TEST_CASE("blocks: every way to round stays in its bits and beats the plain one 
     CHECK(output(gptq) < output(plain) / 1.5);
     if (format.bits < 8) CHECK(weighted(clipped) < 0.97 * weighted(plain));
   }
+}
+
+TEST_CASE("blocks: packing in one pass gives what the rules give step by step") {
+  Tensor rows = random_tensor({5, 96}, 3);
+  auto w = rows.mutable_as<float>();
+  for (size_t i = 0; i < 32; ++i) w[i] = 0;                    // no range
+  for (size_t i = 32; i < 64; ++i) w[i] = 1e-44f;              // no scale in float32
+  for (size_t i = 64; i < 96; ++i) w[i] = 0.5f * (i % 5) - 1;  // ties
+  w[96] = 3e38f;
+  for (const DType dtype : {DType::int4, DType::uint4, DType::int8, DType::uint8, DType::int2}) {
+    for (const int64_t block : {16, 32}) {
+      CAPTURE(info(dtype).name, block);
+      const QuantParams params = weight_params(rows, dtype, info(dtype).is_signed, 1, block);
+      const BlockWeights expected = pack_blocks(quantize(rows, params), params);
+      const BlockWeights packed = pack_blocks(rows, dtype, block);
+      CHECK(same_content(packed.packed, expected.packed));
+      CHECK(same_content(packed.scales, expected.scales));
+      if (!info(dtype).is_signed) CHECK(same_content(packed.zero_points, expected.zero_points));
+      if (dtype == DType::int4 && block == 32) {
+        CHECK(same_content(pack_table(rows, dtype, block).packed, quantize(rows, params)));
+      }
+    }
+  }
+  w[7] = std::nanf("");
+  CHECK_THROWS_AS(pack_blocks(rows, DType::int4, 32), Error);
 }
 
 TEST_CASE("blocks: the same bytes for any number of threads") {
