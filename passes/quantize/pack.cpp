@@ -86,60 +86,104 @@ void pack_run(const int32_t* q, int64_t n, int bits, int32_t offset, uint8_t* ou
 
 }  // namespace
 
-// One pass over the weights: a model of a gigabyte goes through here.
+namespace {
+
+// Packs rows of float32 one by one, in any order, into tensors for all of them.
+class BlockPacker {
+ public:
+  BlockPacker(int64_t n, int64_t k, DType dtype, int64_t block)
+      : k_(k), block_(block), blocks_((k + block - 1) / block), dtype_(dtype) {
+    out_.packed = Tensor::zeros(DType::uint8, {n, blocks_, block * bits_ / 8});
+    out_.scales = Tensor::allocate(DType::float32, {n, blocks_});
+    if (!is_symmetric(dtype)) out_.zero_points = Tensor::zeros(DType::uint8, {n, zero_row_});
+    packed_ = out_.packed.mutable_as<uint8_t>().data();
+    scales_ = out_.scales.mutable_as<float>().data();
+    zeros_ = out_.zero_points ? out_.zero_points.mutable_as<uint8_t>().data() : nullptr;
+  }
+
+  // Several threads may pack different rows.
+  void pack(int64_t row, const float* weights) {
+    std::vector<int32_t> integers(static_cast<size_t>(block_));
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const float* x = weights + b * block_;
+      const int64_t width = std::min(block_, k_ - b * block_);
+      float low = 0, high = 0, sum = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+        sum += x[i] * 0.0f;  // NaN where a value is not finite
+      }
+      if (sum != 0) {
+        for (int64_t i = 0; i < width; ++i) not_finite_ += std::isfinite(x[i]) ? 0 : 1;
+        continue;
+      }
+      const ScaleZeroPoint q = block_scale(low, high, dtype_);
+      scales_[row * blocks_ + b] = q.scale;
+      if (zeros_ != nullptr && bits_ == 8) {
+        zeros_[row * zero_row_ + b] = static_cast<uint8_t>(q.zero_point);
+      } else if (zeros_ != nullptr) {
+        set_packed(zeros_ + row * zero_row_, b, bits_, q.zero_point);
+      }
+      quantize_run(x, width, q, range_, integers.data());
+      std::fill(integers.begin() + width, integers.end(), q.zero_point);
+      pack_run(integers.data(), block_, bits_, offset_,
+               packed_ + (row * blocks_ + b) * (block_ * bits_ / 8));
+    }
+  }
+
+  BlockWeights finish(int64_t count) {
+    if (not_finite_ > 0) {
+      fail(ErrorCode::invalid_model, "{} of {} weights are not finite", not_finite_.load(), count);
+    }
+    return std::move(out_);
+  }
+
+ private:
+  int64_t k_, block_, blocks_;
+  DType dtype_;
+  int bits_ = info(dtype_).bits;
+  int64_t zero_row_ = (blocks_ * bits_ + 7) / 8;
+  int32_t offset_ = is_symmetric(dtype_) ? 1 << (bits_ - 1) : 0;
+  IntegerRange range_ = integer_range(dtype_, is_symmetric(dtype_));
+  BlockWeights out_;
+  uint8_t* packed_;
+  float* scales_;
+  uint8_t* zeros_;
+  std::atomic<int64_t> not_finite_{0};
+};
+
+}  // namespace
+
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
   const int64_t n = rows.shape()[0], k = rows.shape()[1];
-  const int64_t blocks = (k + block - 1) / block;
-  const int bits = info(dtype).bits;
-  const IntegerRange range = integer_range(dtype, is_symmetric(dtype));
-  const int32_t offset = is_symmetric(dtype) ? 1 << (bits - 1) : 0;
-  BlockWeights out;
-  out.packed = Tensor::zeros(DType::uint8, {n, blocks, block * bits / 8});
-  out.scales = Tensor::allocate(DType::float32, {n, blocks});
-  const int64_t zero_row = (blocks * bits + 7) / 8;
-  if (!is_symmetric(dtype)) out.zero_points = Tensor::zeros(DType::uint8, {n, zero_row});
-  auto* packed = out.packed.mutable_as<uint8_t>().data();
-  auto* scales = out.scales.mutable_as<float>().data();
-  auto* zeros = out.zero_points ? out.zero_points.mutable_as<uint8_t>().data() : nullptr;
+  BlockPacker packer(n, k, dtype, block);
   const TensorData data = rows.read();
   const auto* w = data.view().as<const float>();
-  std::atomic<int64_t> not_finite{0};
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, k));
   parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> integers(static_cast<size_t>(block));
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t b = 0; b < blocks; ++b) {
-        const float* x = w + r * k + b * block;
-        const int64_t width = std::min(block, k - b * block);
-        float low = 0, high = 0, sum = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          low = x[i] < low ? x[i] : low;
-          high = x[i] > high ? x[i] : high;
-          sum += x[i] * 0.0f;  // NaN where a value is not finite
-        }
-        if (sum != 0) {
-          for (int64_t i = 0; i < width; ++i) not_finite += std::isfinite(x[i]) ? 0 : 1;
-          continue;
-        }
-        const ScaleZeroPoint q = block_scale(low, high, dtype);
-        scales[r * blocks + b] = q.scale;
-        if (zeros != nullptr && bits == 8) {
-          zeros[r * zero_row + b] = static_cast<uint8_t>(q.zero_point);
-        } else if (zeros != nullptr) {
-          set_packed(zeros + r * zero_row, b, bits, q.zero_point);
-        }
-        quantize_run(x, width, q, range, integers.data());
-        std::fill(integers.begin() + width, integers.end(), q.zero_point);
-        pack_run(integers.data(), block, bits, offset,
-                 packed + (r * blocks + b) * (block * bits / 8));
+    for (int64_t r = begin; r < end; ++r) packer.pack(r, w + r * k);
+  });
+  return packer.finish(rows.count());
+}
+
+BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t block) {
+  const int64_t k = columns.shape()[0], n = columns.shape()[1];
+  BlockPacker packer(n, k, dtype, block);
+  const TensorData data = columns.read();
+  const auto* w = data.view().as<const float>();
+  constexpr int64_t kTile = 32;  // columns that are turned into rows at a time
+  parallel_for(0, (n + kTile - 1) / kTile, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> rows(static_cast<size_t>(kTile * k));
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = tile * kTile, width = std::min(kTile, n - first);
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < width; ++j)
+          rows[static_cast<size_t>(j * k + i)] = w[i * n + first + j];
       }
+      for (int64_t j = 0; j < width; ++j) packer.pack(first + j, rows.data() + j * k);
     }
   });
-  if (not_finite > 0) {
-    fail(ErrorCode::invalid_model, "{} of {} weights are not finite", not_finite.load(),
-         rows.count());
-  }
-  return out;
+  return packer.finish(columns.count());
 }
 
 BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params) {

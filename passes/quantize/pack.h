@@ -18,6 +18,8 @@ struct BlockWeights {
 
 // `rows` is float32 [n, k]; dtype of 2, 4 or 8 bits (unsigned: asymmetric).
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
+// The same from float32 [k, n].
+BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t block);
 
 // The same from integers [n, whole blocks] that were rounded already, with `params` along axis 1.
 BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params);

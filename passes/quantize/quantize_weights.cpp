@@ -91,12 +91,13 @@ class WeightQuantizer {
     const auto key = std::pair(linear.weight, linear.transposed);
     if (const auto row = blocks_.find(key); row != blocks_.end()) return row->second;
     const std::string name = graph_.value(linear.weight).name;
-    const Tensor rows = weight_rows(graph_, linear);
     BlockWeights packed;
     if (is_plain()) {
-      packed = pack_blocks(rows, dtype_, granularity_.block_size);
+      const Tensor& weight = graph_.value(linear.weight).constant;
+      packed = linear.transposed ? pack_blocks(weight, dtype_, granularity_.block_size)
+                                 : pack_column_blocks(weight, dtype_, granularity_.block_size);
     } else {
-      const RoundedBlocks rounded = round(linear, rows);
+      const RoundedBlocks rounded = round(linear, weight_rows(graph_, linear));
       packed = pack_blocks(rounded.quantized, rounded.params);
     }
     BlockIds ids{graph_.add_constant(name + suffix(), std::move(packed.packed)),

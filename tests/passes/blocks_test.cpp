@@ -93,6 +93,9 @@ TEST_CASE("blocks: packing in one pass gives what the rules give step by step") 
       const BlockWeights packed = pack_blocks(rows, dtype, block);
       CHECK(same_content(packed.packed, expected.packed));
       CHECK(same_content(packed.scales, expected.scales));
+      Tensor columns = Tensor::allocate(DType::float32, {96, 5});
+      for (size_t i = 0; i < 5 * 96; ++i) columns.mutable_as<float>()[i % 96 * 5 + i / 96] = w[i];
+      CHECK(same_content(pack_column_blocks(columns, dtype, block).packed, expected.packed));
       if (!info(dtype).is_signed) CHECK(same_content(packed.zero_points, expected.zero_points));
       if (dtype == DType::int4 && block == 32) {
         CHECK(same_content(pack_table(rows, dtype, block).packed, quantize(rows, params)));
