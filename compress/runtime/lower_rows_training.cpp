@@ -257,43 +257,72 @@ void infer_max_pool(NodeContext& context) {
   context.set_output(0, DType::float32, context.shape(1));
 }
 
-// The first of equal maxima takes the gradient. Windows of one image in their order; images in
-// parallel.
-void scatter_maxima(const Window& w, int64_t channels, const float* dy, const float* x, float* dx) {
-  const int64_t image = w.in_h * w.in_w * channels;
+// One window: its taps inside the image, and for each channel which of them is the first maximum.
+struct PoolWindow {
+  std::vector<int32_t> pixels;
+  std::vector<float> best;
+  std::vector<int32_t> at;
+
+  void find(const Window& w, int64_t oh, int64_t ow) {
+    pixels.clear();
+    for (int64_t ky = 0; ky < w.kernel_h; ++ky) {
+      const int64_t y = oh * w.stride_h - w.pad_top + ky * w.dilation_h;
+      if (y < 0 || y >= w.in_h) continue;
+      for (int64_t kx = 0; kx < w.kernel_w; ++kx) {
+        const int64_t x = ow * w.stride_w - w.pad_left + kx * w.dilation_w;
+        if (x >= 0 && x < w.in_w) pixels.push_back(static_cast<int32_t>(y * w.in_w + x));
+      }
+    }
+  }
+
+  // The loops run over channels and choose instead of branching, so that they vectorize.
+  void choose(const float* in, int64_t channels, bool relu) {
+    float* __restrict top = best.data();
+    int32_t* __restrict where = at.data();
+    const float* first = in + pixels[0] * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      top[c] = first[c];
+      where[c] = pixels[0];
+    }
+    for (size_t k = 1; k < pixels.size(); ++k) {
+      const int32_t pixel = pixels[k];
+      const float* values = in + pixel * channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        const bool more = values[c] > top[c];
+        top[c] = more ? values[c] : top[c];
+        where[c] = more ? pixel : where[c];
+      }
+    }
+    if (!relu) return;
+    for (int64_t c = 0; c < channels; ++c) where[c] = top[c] > 0 ? where[c] : -1;
+  }
+
+  void give(const float* __restrict g, int64_t channels, float* out) const {
+    for (const int32_t pixel : pixels) {
+      float* __restrict to = out + pixel * channels;
+      for (int64_t c = 0; c < channels; ++c)
+        to[c] += at[static_cast<size_t>(c)] == pixel ? g[c] : 0;
+    }
+  }
+};
+
+// Windows of one image in their order; images in parallel.
+void scatter_maxima(const Window& w, bool relu, const float* dy, const float* x, float* dx) {
+  const int64_t image = w.in_h * w.in_w * w.channels;
   parallel_for(0, w.batch, 1, [&](int64_t from, int64_t to) {
-    std::vector<float> best(static_cast<size_t>(channels));
-    std::vector<int32_t> at(static_cast<size_t>(channels));
+    PoolWindow window;
+    window.best.resize(static_cast<size_t>(w.channels));
+    window.at.resize(static_cast<size_t>(w.channels));
     for (int64_t n = from; n < to; ++n) {
-      const float* in = x + n * image;
       float* out = dx + n * image;
       std::fill(out, out + image, 0.0f);
-      const float* g = dy + n * w.out_h * w.out_w * channels;
+      const float* g = dy + n * w.out_h * w.out_w * w.channels;
       for (int64_t oh = 0; oh < w.out_h; ++oh) {
-        for (int64_t ow = 0; ow < w.out_w; ++ow, g += channels) {
-          std::fill(at.begin(), at.end(), -1);
-          for (int64_t ky = 0; ky < w.kernel_h; ++ky) {
-            const int64_t iy = oh * w.stride_h - w.pad_top + ky * w.dilation_h;
-            if (iy < 0 || iy >= w.in_h) continue;
-            for (int64_t kx = 0; kx < w.kernel_w; ++kx) {
-              const int64_t ix = ow * w.stride_w - w.pad_left + kx * w.dilation_w;
-              if (ix < 0 || ix >= w.in_w) continue;
-              const auto pixel = static_cast<int32_t>(iy * w.in_w + ix);
-              const float* values = in + pixel * channels;
-              float* top = best.data();
-              int32_t* where = at.data();
-              for (int64_t c = 0; c < channels; ++c) {
-                const bool more = where[c] < 0 || values[c] > top[c];
-                top[c] = more ? values[c] : top[c];
-                where[c] = more ? pixel : where[c];
-              }
-            }
-          }
-          for (int64_t c = 0; c < channels; ++c) {
-            if (at[static_cast<size_t>(c)] >= 0) {
-              out[at[static_cast<size_t>(c)] * channels + c] += g[c];
-            }
-          }
+        for (int64_t ow = 0; ow < w.out_w; ++ow, g += w.channels) {
+          window.find(w, oh, ow);
+          if (window.pixels.empty()) continue;
+          window.choose(x + n * image, w.channels, relu);
+          window.give(g, w.channels, out);
         }
       }
     }
@@ -310,8 +339,9 @@ Kernel prepare_max_pool(const NodeContext& context) {
   window.out_w = context.shape(0)[2];
   require(context, context.shape(0)[0] == window.batch && context.shape(0)[3] == window.channels &&
                        x.count() / std::max<int64_t>(x[0], 1) < (int64_t{1} << 31));
+  const bool relu = context.node().int_or("relu", 0) != 0;  // what it read was a Relu's output
   return {"max_pool_gradient_f32", [=](const KernelArgs& args) {
-            scatter_maxima(window, window.channels, floats(args.inputs[0]), floats(args.inputs[1]),
+            scatter_maxima(window, relu, floats(args.inputs[0]), floats(args.inputs[1]),
                            floats(args.outputs[0]));
           }};
 }

@@ -32,6 +32,8 @@ class TrainingLowering {
         lower_gemm(id);
       } else if (node.is("Conv")) {
         lower_conv(id);
+      } else if (node.is("ElementGradient", kGradientDomain)) {
+        fuse_relu_pool(id);
       } else if (node.domain == kGradientDomain) {
         lower_gradient(id);
       }
@@ -66,6 +68,22 @@ class TrainingLowering {
     if (std::find(kRows.begin(), kRows.end(), node.op_type) == kRows.end()) return;
     if (!is_float(graph_, node.inputs[0]) || rank_of(graph_, node.inputs[0]) != 4) return;
     graph_.edit(id).domain = kInternalDomain;
+  }
+
+  // Relu, then MaxPool: what the pool's gradient gives to a maximum that is no more than 0, the
+  // slope of Relu takes away, and both look at the same value.
+  void fuse_relu_pool(NodeId id) {
+    const Node node = graph_.node(id);
+    if (node.string_or("of", "") != "Relu") return;
+    const NodeId pool = producer_of(graph_, node.inputs[0], "MaxPoolGradient");
+    if (pool == kNoNode || graph_.node(pool).domain != kInternalDomain) return;
+    if (only_reader(graph_, node.inputs[0]) != id) return;
+    if (graph_.node(pool).inputs[1] != node.inputs[1]) return;
+    graph_.edit(pool).set_attribute("relu", int64_t{1});
+    add_origin(graph_, pool, pool);
+    add_origin(graph_, pool, id);
+    graph_.replace_uses(node.outputs[0], node.inputs[0]);
+    graph_.erase(id);
   }
 
   // alpha A' B' + beta C with B no constant.
