@@ -142,6 +142,7 @@ struct Slot {
   Moments moments;
   bool decays = false;
   bool is_scale = false;
+  bool prunes = false;  // a weight, no bias or norm
 
   Slot(std::string constant, std::string graph_input, const Tensor& initial)
       : name(std::move(constant)), input(std::move(graph_input)), shape(initial.shape()) {
@@ -171,6 +172,7 @@ class Trainer {
       Slot& slot = slots_.back();
       slot.decays = p.decays || options.decay_all;
       slot.is_scale = p.is_scale;
+      slot.prunes = p.decays;
       slot.moments = make_moments(options.optimizer, slot.values->size());
       slot.gradient.assign(slot.values->size(), 0.0f);
       if (options.keep_sparsity && p.decays) mask_zeros(slot);
@@ -270,6 +272,14 @@ class Trainer {
     return std::sqrt(sum);
   }
 
+  void cut_weights() {
+    const double sparsity = sparsity_at(options_.sparsity, progress_.step, schedule_.total);
+    if (sparsity < 0) return;
+    for (Slot& slot : slots_) {
+      if (slot.prunes) cut_smallest(*slot.values, sparsity, slot.mask);
+    }
+  }
+
   // False where the gradient is not finite.
   bool update_parameters(int64_t batches) {
     float factor = 1.0f / static_cast<float>(batches);
@@ -279,7 +289,7 @@ class Trainer {
       factor *= static_cast<float>(options_.clip_norm / norm);
     }
     const double rate = rate_at(schedule_, progress_.step);
-    if (hooks_.before_step) hooks_.before_step(progress_.step, schedule_.total);
+    cut_weights();
     for (Slot& slot : slots_) {
       if (factor != 1) {
         for (float& g : slot.gradient) g *= factor;
@@ -372,11 +382,16 @@ class Trainer {
     if (hooks_.epoch) hooks_.epoch(record);
   }
 
-  // Keeps the parameters where the epoch is the best so far, or where the last one is wanted.
+  // Keeps the parameters where the epoch is the best so far, or where the last one is wanted. Until
+  // a schedule has cut all that it will, a later epoch is the better one.
   void judge(const EpochRecord& record) {
-    const bool judged = options_.keep_best && std::isfinite(record.validation_loss);
+    const bool cutting = options_.sparsity.active() &&
+                         static_cast<double>(progress_.step) <
+                             options_.sparsity.end * static_cast<double>(schedule_.total);
+    const bool judged = options_.keep_best && !cutting && std::isfinite(record.validation_loss);
     if (judged && !(record.validation_loss < progress_.best_loss)) return;
     if (judged) progress_.best_loss = record.validation_loss;
+    if (cutting) progress_.best_loss = std::numeric_limits<double>::infinity();
     progress_.best_epoch = record.epoch;
     for (auto* slots : {&slots_, &states_}) {
       for (Slot& slot : *slots) slot.best = *slot.values;
@@ -447,6 +462,10 @@ class Trainer {
     Checkpoint state = checkpoint();
     unpack_checkpoint(saved, state);
     progress_ = state.progress;
+    // What was cut is zero; a schedule's masks are made of nothing else.
+    for (Slot& slot : slots_) {
+      if (options_.sparsity.active() && slot.prunes && progress_.step > 0) mask_zeros(slot);
+    }
     result_.epochs = state.epochs;
   }
 

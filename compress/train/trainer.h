@@ -10,6 +10,7 @@
 #include "compress/train/augment.h"
 #include "compress/train/loss.h"
 #include "compress/train/optimizer.h"
+#include "compress/train/sparsity.h"
 
 namespace compress::train {
 
@@ -29,6 +30,7 @@ struct TrainOptions {
   bool batch_statistics = true;  // BatchNormalization learns from the batch; else it stays
   bool dropout = false;          // Dropout nodes of the model draw
   bool decay_all = false;        // weight decay and l1 also on biases and norms
+  SparsitySchedule sparsity;     // weights that are cut on the way
   bool keep_sparsity = false;    // weights that are zero at the start stay zero
   bool learn_scales = true;      // of fake quantization
   AugmentOptions augment;
@@ -57,8 +59,6 @@ struct TrainHooks {
   std::function<void(const EpochRecord&)> epoch;
   std::function<void(const std::vector<NamedTensor>&)> save;
   double save_seconds = 60;  // between two calls within an epoch; each epoch's end is saved as well
-  // At the start and after each update: the masks of pruning schedules (null: those of zeros).
-  std::function<void(int64_t step, int64_t steps)> before_step;
 };
 
 struct TrainResult {

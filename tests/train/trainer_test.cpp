@@ -284,6 +284,32 @@ TEST_CASE("library kernels give the gradients of the reference kernels") {
   }
 }
 
+TEST_CASE("a schedule cuts the smallest weights to the sparsity it names") {
+  const train::SparsitySchedule s =
+      train::parse_sparsity("polynomial:initial=0.2,final=0.8,begin=0.1,end=0.9,every=10");
+  CHECK(train::sparsity_at(s, 9, 100) < 0);
+  CHECK(train::sparsity_at(s, 10, 100) == Approx(0.2));
+  CHECK(train::sparsity_at(s, 11, 100) < 0);
+  CHECK(train::sparsity_at(s, 50, 100) == Approx(0.8 - 0.6 / 8));
+  CHECK(train::sparsity_at(s, 90, 100) == 0.8);
+  CHECK(train::sparsity_at(s, 91, 100) < 0);
+  CHECK_THROWS_AS(train::parse_sparsity("polynomial:begin=0.5"), Error);
+  CHECK_THROWS_AS(train::parse_sparsity("linear:final=0.5"), Error);
+
+  std::vector<float> weights = {0.5f, -0.1f, 0.1f, -2, 0.1f, 3};
+  std::vector<uint8_t> mask;
+  train::cut_smallest(weights, 0.34, mask);
+  CHECK(weights == std::vector<float>{0.5f, 0, 0, -2, 0.1f, 3});
+  CHECK(mask == std::vector<uint8_t>{1, 0, 0, 1, 1, 1});
+
+  Quadrants data(80);
+  TrainOptions options = options_for("cross-entropy", 3);
+  options.sparsity = train::parse_sparsity("polynomial:final=0.75,every=2");
+  const TrainResult result = train::train(small_net(), nullptr, data, all_of(data), options);
+  const std::vector<double> conv = result.values[0].tensor.to_doubles();
+  CHECK(std::count(conv.begin(), conv.end(), 0.0) == 108);
+}
+
 TEST_CASE("a loss that cannot be read is named") {
   CHECK_THROWS_AS(train::parse_loss("crossentropy"), Error);
   CHECK_THROWS_AS(train::parse_loss("kl:T=0"), Error);
