@@ -36,6 +36,8 @@ struct CalibrationSamples {
   std::vector<int64_t> indices;
 };
 
+struct TrainingAccess;  // passes/distill/distill.h
+
 struct PassContext {
   const Options& options;
   uint64_t seed = 0;
@@ -45,6 +47,7 @@ struct PassContext {
   bool has_data = false;                  // statistics can be had
   // Null: there is no data, or only a file of statistics.
   const std::function<CalibrationSamples()>* samples = nullptr;
+  const TrainingAccess* training = nullptr;  // null where no step trains
 };
 
 struct PassDef {
@@ -96,6 +99,7 @@ struct PipelineOptions {
   LiftOpset lift_opset;  // formats' convert_opset; empty: models stay at their opset
   // Asked where a pass needs the samples themselves; empty: there are none.
   std::function<CalibrationSamples()> samples;
+  const TrainingAccess* training = nullptr;  // what steps that train need
 };
 
 struct PipelineResult {

@@ -109,7 +109,8 @@ class Pipeline {
                         nullptr,
                         options_.lift_opset ? &options_.lift_opset : nullptr,
                         static_cast<bool>(options_.statistics),
-                        options_.samples ? &options_.samples : nullptr};
+                        options_.samples ? &options_.samples : nullptr,
+                        options_.training};
     for (int round = 0; round < step.max_rounds; ++round) {
       bool changed = false;
       for (const PassDef& pass : all_passes()) {

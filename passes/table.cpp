@@ -3,6 +3,7 @@
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "passes/distill/distill.h"
 #include "passes/optimize/optimize.h"
 #include "passes/pass.h"
 #include "passes/prune/prune.h"
@@ -26,6 +27,9 @@ constexpr PassDef kPasses[] = {
      true},
     {"deduplicate_constants", "optimize", "makes equal constants one", deduplicate_constants, true},
     {"prune_magnitude", "prune", "sets the smallest weights to zero", prune_magnitude},
+    {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
+     distill_model},
+    {"train_model", "train", "trains the weights from scratch", train_model},
     {"raise_opset", "quantize", "lifts the opset where quantized operators need it", raise_opset},
     {"fold_constants", "quantize", "computes what lifting the opset left constant", fold_constants,
      true},
@@ -120,6 +124,9 @@ const std::array kSteps = {
     StepDef{"prune", "set the smallest weights to zero, to an exact sparsity", kPruneOptions},
     StepDef{"quantize", "replace float32 by integers, where an integer kernel results",
             kQuantizeOptions, quantize_wants, 1, true},
+    StepDef{"distill", "train a model on a teacher's outputs, or on labels, and keep the best",
+            distill_options()},
+    StepDef{"train", "train a model from scratch", train_options()},
 };
 
 }  // namespace
