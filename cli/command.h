@@ -49,6 +49,7 @@ struct CommonFlags {
   std::string labels;
   std::string calibration_data;
   std::string eval_data;
+  std::string train_data;
   std::string statistics;  // a file of `compress calibrate`
   std::string output;
   std::vector<std::string> disabled;
@@ -61,6 +62,7 @@ void add_run_flags(CLI::App& command, CommonFlags& flags);     // threads, seed,
 void add_model_flags(CLI::App& command, CommonFlags& flags);   // input-shape, batch, no-lower
 void add_report_flags(CLI::App& command, CommonFlags& flags);  // report, gate, baseline, json
 void add_data_flags(CLI::App& command, CommonFlags& flags, bool calibrates);
+void add_training_flags(CLI::App& command, CommonFlags& flags);  // train-data
 void add_output_flags(CLI::App& command, CommonFlags& flags);  // -o, force, dry-run, require-change
 
 // Applies --threads; fails (usage) where a value cannot be. To be called first.

@@ -23,7 +23,7 @@ std::unique_ptr<SampleSource> open(const std::string& path, const std::string& l
 
 }  // namespace
 
-JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates) {
+JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates, bool trains) {
   JobData data;
   const std::string evaluation = flags.eval_data.empty() ? flags.data : flags.eval_data;
   const std::string calibration = !calibrates                      ? ""
@@ -47,6 +47,16 @@ JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates)
     const int64_t samples = flags.samples > 0 ? flags.samples : kCalibrationSamples;
     data.second = random_dataset(model, samples, flags.seed, input_shapes(flags));
     data.calibration = data.second.get();
+  }
+  const std::string training = !trains                    ? ""
+                               : flags.train_data.empty() ? flags.data
+                                                          : flags.train_data;
+  if (!training.empty() && training == evaluation) {
+    data.training = data.first.get();
+    data.training_shared = true;
+  } else if (!training.empty()) {
+    data.third = open(training, training == flags.data ? flags.labels : "", model);
+    data.training = data.third.get();
   }
   return data;
 }
@@ -83,8 +93,29 @@ void choose_calibration(JobData& data, const CommonFlags& flags) {
   data.calibration_indices = evenly_spaced(size, std::min(count, size));
 }
 
+void choose_training(JobData& data, const CommonFlags& flags) {
+  if (data.training == nullptr) return;
+  const int64_t size = data.training->size();
+  std::vector<int64_t> measured;
+  if (data.training_shared) {
+    const int64_t most = flags.eval_samples > 0 ? flags.eval_samples : kEvaluationSamples;
+    measured = evenly_spaced(size, std::min(most, std::max<int64_t>(size / 5, 1)));
+    data.evaluation_indices = measured;
+    data.notes.push_back(fmt::format("verification measures on {} samples that training never sees",
+                                     measured.size()));
+  }
+  size_t next = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    if (next < measured.size() && measured[next] == i) {
+      ++next;
+    } else {
+      data.training_indices.push_back(i);
+    }
+  }
+}
+
 void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated) {
-  if (data.evaluation == nullptr) return;
+  if (data.evaluation == nullptr || !data.evaluation_indices.empty()) return;
   const bool pairs = !data.evaluation->pair_scores().empty();
   const int64_t size = data.evaluation->size();
   const int64_t most = flags.eval_samples > 0 ? flags.eval_samples : kEvaluationSamples;

@@ -13,20 +13,28 @@ namespace compress {
 struct JobData {
   std::unique_ptr<SampleSource> first;  // owners
   std::unique_ptr<SampleSource> second;
+  std::unique_ptr<SampleSource> third;
   SampleSource* calibration = nullptr;  // null: none
   SampleSource* evaluation = nullptr;
-  bool shared = false;  // one set serves both
+  SampleSource* training = nullptr;
+  bool shared = false;           // one set serves calibration and evaluation
+  bool training_shared = false;  // one set serves training and evaluation
   std::vector<std::string> notes;
 
   std::vector<int64_t> calibration_indices;
   std::vector<int64_t> evaluation_indices;
+  std::vector<int64_t> training_indices;
 };
 
 // Opens what the flags name for this model. Without a path the pointers are null.
-JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates);
+JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates,
+                  bool trains = false);
 
 // Which samples calibrate. Of a small set that serves both, half is left to be measured on.
 void choose_calibration(JobData& data, const CommonFlags& flags);
+// Which samples are learnt from. Of a set that serves evaluation too, a fifth (at most as many as
+// verification takes) is left to be measured on.
+void choose_training(JobData& data, const CommonFlags& flags);
 // Which samples are measured on: not those that calibrated, where there are others.
 void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated);
 

@@ -53,10 +53,13 @@ void add_model_flags(CLI::App& command, CommonFlags& flags) {
   add_list(command, "--input-shape", flags.input_shapes,
            "shape of an input whose size is not fixed, as name:1x3x224x224 (repeatable)", kRunning)
       ->type_name("NAME:SHAPE");
-  command.add_option("--batch", flags.batch, "samples in one run (default 1)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->group(kRunning)
-      ->type_name("N");
+  // Of the steps that train it is an option of their own.
+  if (command.get_option_no_throw("--batch") == nullptr) {
+    command.add_option("--batch", flags.batch, "samples in one run (default 1)")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+        ->group(kRunning)
+        ->type_name("N");
+  }
   command
       .add_flag("--no-lower", flags.no_lower,
                 "run op by op with reference kernels: slow, the arithmetic of the file")
@@ -132,6 +135,15 @@ void add_data_flags(CLI::App& command, CommonFlags& flags, bool calibrates) {
       .add_flag("--allow-random", flags.allow_random,
                 "calibrate on noise where there is no data; the result is hardly usable")
       ->group(kData);
+}
+
+void add_training_flags(CLI::App& command, CommonFlags& flags) {
+  command
+      .add_option("--train-data", flags.train_data,
+                  "other data for training; where --data serves both, verification measures on a "
+                  "part that training never sees")
+      ->group(kData)
+      ->type_name("PATH");
 }
 
 void add_output_flags(CLI::App& command, CommonFlags& flags) {

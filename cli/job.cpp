@@ -11,6 +11,7 @@
 #include "cli/data_files.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
+#include "cli/training.h"
 #include "cli/verification.h"
 #include "compress/error.h"
 #include "formats/file.h"
@@ -59,6 +60,8 @@ std::string participle(const std::vector<std::string>& steps) {
   if (steps.size() > 1) return "changed";
   if (steps[0] == "quantize") return "quantized";
   if (steps[0] == "prune") return "pruned";
+  if (steps[0] == "distill") return "learnt";
+  if (steps[0] == "train") return "trained";
   return "optimized";
 }
 
@@ -98,8 +101,11 @@ class JobRun {
     check_output(job_.model, flags_);
     input_ = read_onnx(job_.model);
     steps_ = main_steps(job_.recipe);
-    data_ = open_data(flags_, input_, may_calibrate());
+    const bool training = std::any_of(job_.recipe.steps.begin(), job_.recipe.steps.end(),
+                                      [](const Step& step) { return trains(step.name); });
+    data_ = open_data(flags_, input_, may_calibrate(), training);
     choose_calibration(data_, flags_);
+    choose_training(data_, flags_);
     check_measurable(gates_, flags_, data_.evaluation);
     Model model = input_;
     const PipelineResult result = run_passes(model, job_.recipe);
@@ -161,6 +167,8 @@ class JobRun {
         return CalibrationSamples{data_.calibration, data_.calibration_indices};
       };
     }
+    const TrainingAccess training = training_access(data_, input_, flags_, progress_);
+    options.training = &training;
     return run_pipeline(model, recipe, options);
   }
 
@@ -220,7 +228,7 @@ class JobRun {
   std::string provenance(const PipelineResult& result) const {
     Json json = {{"schema", "compress.recipe/1"},
                  {"version", program_version()},
-                 {"steps", result.resolved_steps},
+                 {"steps", portable_steps(result.resolved_steps)},
                  {"seed", job_.recipe.seed},
                  {"input_sha256", sha256_file(job_.model)}};
     if (!flags_.disabled.empty()) json["disabled"] = flags_.disabled;

@@ -18,6 +18,8 @@ class Progress {
 
   // "calibrating", "verifying": the name of what follows.
   void stage(std::string name);
+  // Another name for the stage that runs.
+  void rename(std::string name) { stage_ = std::move(name); }
   void update(int64_t done, int64_t total);
   // update() as a callback; empty where nothing is to be shown.
   std::function<void(int64_t, int64_t)> callback();

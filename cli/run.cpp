@@ -31,11 +31,13 @@ void take_data(const Recipe& recipe, const std::string& path, CommonFlags& flags
       take(value, flags.calibration_data, "calibration");
     else if (role == "eval")
       take(value, flags.eval_data, "eval");
+    else if (role == "train")
+      take(value, flags.train_data, "train");
     else if (role == "labels")
       take(value, flags.labels, "labels");
     else
-      fail(ErrorCode::usage, "recipe: data has no role '{}'; data, calibration, eval, labels",
-           role);
+      fail(ErrorCode::usage,
+           "recipe: data has no role '{}'; data, calibration, eval, train, labels", role);
   }
 }
 
@@ -58,6 +60,7 @@ Run add_run(CLI::App& program) {
       ->type_name("FILE");
   add_output_flags(*command, state->flags);
   add_data_flags(*command, state->flags, true);
+  add_training_flags(*command, state->flags);
   add_report_flags(*command, state->flags);
   add_model_flags(*command, state->flags);
   add_run_flags(*command, state->flags);

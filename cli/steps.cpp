@@ -1,4 +1,5 @@
 #include "cli/job.h"
+#include "cli/training.h"
 #include "passes/pass.h"
 
 namespace compress {
@@ -34,6 +35,17 @@ constexpr Examples kExamples[] = {
      "  compress quantize cnn.onnx -o int8.onnx --data test.npz --gate 'top1_drop<=1%' \\\n"
      "      --gate 'size_ratio<=0.3' --report report.json --report report.md\n"
      "Without --mode the choice follows the model and the data, and is explained.\n"},
+    {"distill",
+     "Examples:\n"
+     "  compress distill small.onnx --teacher large.onnx -o better.onnx --data images.json\n"
+     "  compress distill sparse.onnx --teacher dense.onnx -o out.onnx --keep-sparsity \\\n"
+     "      --data train.npz --eval-data test.npz --gate 'top1_drop<=1%'\n"
+     "  compress distill model.onnx -o tuned.onnx --data train.npz --lr 1e-4     (on labels)\n"
+     "The best epoch is kept, by samples held back; the start counts as one.\n"},
+    {"train",
+     "Examples:\n"
+     "  compress train net.onnx -o trained.onnx --train-data train.json --eval-data test.json \\\n"
+     "      --epochs 3 --batch 128\n"},
 };
 
 Run add_step(CLI::App& program, const StepDef& step) {
@@ -46,6 +58,7 @@ Run add_step(CLI::App& program, const StepDef& step) {
   command->add_option("MODEL", state->model, "the model to read (.onnx)")->required();
   add_output_flags(*command, state->flags);
   add_data_flags(*command, state->flags, step.wants != nullptr);
+  if (trains(step.name)) add_training_flags(*command, state->flags);
   state->step.add(*command, step.options);
   add_report_flags(*command, state->flags);
   add_model_flags(*command, state->flags);

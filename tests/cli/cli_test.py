@@ -15,7 +15,8 @@ import tempfile
 import time
 import unittest
 
-COMMANDS = ["optimize", "prune", "quantize", "calibrate", "verify", "infer", "inspect", "run"]
+COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "verify", "infer",
+            "inspect", "run"]
 COMPRESS = os.path.abspath(sys.argv[1])
 FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
 F = pathlib.Path(FIXTURES.name)
@@ -73,7 +74,7 @@ class Help(Case):
         text = self.run_program("--help").stdout
         for command in COMMANDS:
             self.assertRegex(text, rf"(?m)^  {command} ")
-        for absent in ("measure-one", "distill", "train", "batch", "sensitivity"):
+        for absent in ("measure-one", "batch", "sensitivity"):
             self.assertNotIn(f"\n  {absent}", text)
 
     def test_help_of_every_command_teaches(self):
@@ -301,6 +302,68 @@ class Steps(Case):
         self.assertIn(sha(F / "conv.onnx").encode(), content)
         for absent in (str(F).encode(), b"threads", b"test.npz"):
             self.assertNotIn(absent, content)
+
+
+class Training(Case):
+    QUICK = ["--data", F / "test.npz", "--batch", 16, "--epochs", 2, "--lr", "0.001"]
+
+    def test_labels_raise_accuracy_and_the_report_tells_the_epochs(self):
+        report = self.report("distill", F / "dense.onnx", "-o", "y.onnx", *self.QUICK, *QUICK)
+        details = report["passes"][0]["details"]
+        self.assertEqual([e["epoch"] for e in details["epochs"]], [0, 1, 2])
+        self.assertEqual(details["samples"] + details["held_back"], 320)
+        self.assertEqual(report["accuracy"]["samples"], 80)
+        self.assertTrue(any("never sees" in note for note in report["notes"]))
+
+    def test_a_teacher_and_zeros_that_stay(self):
+        self.run_program("prune", F / "dense.onnx", "-o", "sparse.onnx", "--no-verify",
+                         "--sparsity", "0.8")
+        report = self.report("distill", "sparse.onnx", "--teacher", F / "dense.onnx", "-o",
+                             "y.onnx", "--keep-sparsity", *self.QUICK, *QUICK)
+        self.assertGreaterEqual(report["candidate"]["sparsity"], 0.8 - 1e-3)
+        content = (self.dir / "y.onnx").read_bytes()
+        self.assertIn(sha(F / "dense.onnx").encode(), content)
+        self.assertNotIn(str(F).encode(), content)
+
+    def test_same_bytes_for_any_threads(self):
+        sums = set()
+        for threads in (1, 2, 3):
+            self.run_program("train", F / "conv.onnx", "-o", f"{threads}.onnx", *self.QUICK,
+                             "--threads", threads, "--no-verify", "--seed", 4)
+            sums.add(sha(self.dir / f"{threads}.onnx"))
+        self.assertEqual(len(sums), 1)
+
+    def test_killed_and_resumed_gives_the_same_bytes(self):
+        words = ["train", F / "conv.onnx", "--data", F / "test.npz", "--batch", 2, "--epochs", 6,
+                 "--no-verify"]
+        self.run_program(*words, "-o", "whole.onnx")
+        state = ["--checkpoint", "state.npz", "--checkpoint-seconds", 0]
+        process = subprocess.Popen([COMPRESS, *map(str, words + state), "-o", "killed.onnx"],
+                                   cwd=self.dir, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while not (self.dir / "state.npz").exists() and time.time() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        self.assertFalse((self.dir / "killed.onnx").exists())
+        self.run_program(*words, *state, "-o", "resumed.onnx")
+        self.assertEqual(sha(self.dir / "whole.onnx"), sha(self.dir / "resumed.onnx"))
+
+    def test_divergence_is_said_and_the_start_is_kept(self):
+        result = self.run_program("distill", F / "dense.onnx", "-o", "y.onnx", "--data",
+                                  F / "test.npz", "--optimizer", "sgd", "--lr", "1000",
+                                  "--momentum", "0", "--l1", "1", "--no-verify")
+        self.assertIn("nothing learnt: training diverged", result.stderr)
+
+    def test_what_cannot_be_is_one_line(self):
+        for words, says in (
+                ([], "give --data or --train-data"),
+                (["--data", F / "unlabelled.npz"], "needs labels"),
+                (["--data", F / "test.npz", "--loss", "kll"], "did you mean 'kl'"),
+                (["--data", F / "test.npz", "--loss", "mse"], "--teacher")):
+            self.one_line("distill", F / "dense.onnx", "-o", "y.onnx", *words,
+                          expect=2, says=says)
 
 
 class Recipes(Case):
