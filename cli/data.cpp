@@ -115,7 +115,16 @@ void choose_training(JobData& data, const CommonFlags& flags) {
 }
 
 void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated) {
-  if (data.evaluation == nullptr || !data.evaluation_indices.empty()) return;
+  if (data.evaluation == nullptr) return;
+  if (data.training_shared) {  // chosen with what training learns from
+    if (data.shared && calibrated) {
+      std::erase_if(data.evaluation_indices, [&](int64_t index) {
+        const auto& taken = data.calibration_indices;
+        return std::binary_search(taken.begin(), taken.end(), index);
+      });
+    }
+    return;
+  }
   const bool pairs = !data.evaluation->pair_scores().empty();
   const int64_t size = data.evaluation->size();
   const int64_t most = flags.eval_samples > 0 ? flags.eval_samples : kEvaluationSamples;
