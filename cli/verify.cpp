@@ -2,6 +2,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
+#include <string>
 
 #include "cli/machine.h"
 #include "cli/verification.h"
@@ -52,6 +54,23 @@ void check_profile_path(const Command& command) {
   }
 }
 
+std::set<std::string> input_names(const Model& model) {
+  std::set<std::string> names;
+  for (const ValueId id : model.graph.inputs()) {
+    const Value& value = model.graph.value(id);
+    if (!value.is_constant()) names.insert(value.name);
+  }
+  return names;
+}
+
+// Both models are fed the same values, by name.
+void require_same_inputs(const Model& reference, const Model& candidate) {
+  const std::set<std::string> ours = input_names(reference), theirs = input_names(candidate);
+  if (ours == theirs) return;
+  fail(ErrorCode::invalid_model, "the models take other inputs: {} takes '{}', {} takes '{}'",
+       reference.path, fmt::join(ours, "', '"), candidate.path, fmt::join(theirs, "', '"));
+}
+
 int run(const Command& command) {
   const auto start = std::chrono::steady_clock::now();
   CommonFlags flags = command.flags;
@@ -70,6 +89,7 @@ int run(const Command& command) {
   const GateSet gates = read_gates(flags);
   const Model reference = read_onnx(command.reference);
   Model candidate = read_onnx(command.candidate);
+  require_same_inputs(reference, candidate);
   if (extras.explain) name_nodes(candidate);
   JobData data = open_data(flags, reference, false);
   choose_evaluation(data, flags, false);

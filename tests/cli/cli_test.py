@@ -421,6 +421,9 @@ class Verify(Case):
         self.one_line("verify", F / "conv.onnx", F / "dense.onnx", "--data", F / "test.npz",
                       "--metric-output", "logits", expect=2, says="logits")
 
+    def test_other_inputs_are_refused(self):
+        self.one_line("verify", F / "conv.onnx", F / "renamed.onnx", expect=1, says="'picture'")
+
     def test_baseline_replaces_the_reference(self):
         self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
                          "--report", "base.json", *QUICK)

@@ -102,7 +102,8 @@ Model convolution(const std::vector<float>& means, const std::vector<float>& bia
   return finish(std::move(b), scores);
 }
 
-Model product(const std::vector<float>& means, const std::vector<float>& bias) {
+Model product(const std::vector<float>& means, const std::vector<float>& bias,
+              const std::string& input = "image") {
   std::vector<float> transposed(means.size());
   for (int64_t c = 0; c < kClasses; ++c) {
     for (int64_t p = 0; p < kPixels; ++p) {
@@ -111,7 +112,7 @@ Model product(const std::vector<float>& means, const std::vector<float>& bias) {
     }
   }
   GraphBuilder b;
-  const ValueId x = b.op("Flatten", {b.input("image", DType::float32, {-1, 1, 28, 28})});
+  const ValueId x = b.op("Flatten", {b.input(input, DType::float32, {-1, 1, 28, 28})});
   const ValueId w = b.constant(
       Tensor::from<float>({kPixels, kClasses}, std::span<const float>(transposed)), "means");
   const ValueId c =
@@ -145,6 +146,7 @@ void write_all(const std::string& out, const std::string& fashion_folder) {
   options.overwrite = true;
   write_onnx(convolution(means, bias), out + "/conv.onnx", options);
   write_onnx(product(means, bias), out + "/dense.onnx", options);
+  write_onnx(product(means, bias, "picture"), out + "/renamed.onnx", options);
   write_onnx(convolution(means, bias, 1), out + "/fixed.onnx", options);
   write_onnx(unsupported(), out + "/unsupported.onnx", options);
   write_arrays(out + "/test.npz", test);
