@@ -92,6 +92,7 @@ class StepFlags {
 using Run = std::function<int()>;
 std::vector<Run> add_steps(CLI::App& program);  // one a row of all_steps()
 Run add_calibrate(CLI::App& program);
+Run add_sensitivity(CLI::App& program);
 Run add_verify(CLI::App& program);
 Run add_infer(CLI::App& program);
 Run add_inspect(CLI::App& program);

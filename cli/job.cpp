@@ -131,8 +131,7 @@ class JobRun {
     for (const Step& step : job_.recipe.steps) {
       if (step.name != "quantize") continue;
       const Json mode = step.options.value("mode", Json());
-      const Json algorithm = step.options.value("algorithm", Json());
-      may = may || mode.is_null() || mode == "static" || algorithm == "gptq" || algorithm == "awq";
+      may = may || mode != "dynamic";
       const bool nothing = flags_.data.empty() && flags_.calibration_data.empty() &&
                            flags_.statistics.empty() && !flags_.allow_random;
       if (mode == "static" && nothing) {
@@ -210,6 +209,11 @@ class JobRun {
       for (const Skipped& skip : pass.skipped) row.skipped.push_back({skip.node, skip.reason});
       report_.passes.push_back(std::move(row));
       explain_mode(pass);
+      if (pass.details.contains("warning")) {
+        const auto text = pass.details["warning"].get<std::string>();
+        report_.notes.push_back(text);
+        std::fprintf(stderr, "warning: %s\n", printable(text).c_str());
+      }
     }
     changed_ = std::any_of(result.passes.begin(), result.passes.end(),
                            [&](const auto& pass) { return pass.changed && is_work(pass, steps_); });

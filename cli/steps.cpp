@@ -1,4 +1,5 @@
 #include "cli/job.h"
+#include "cli/search.h"
 #include "cli/training.h"
 #include "passes/pass.h"
 
@@ -8,6 +9,7 @@ namespace {
 struct Command {
   CommonFlags flags;
   StepFlags step;
+  SearchFlags search;
   std::string model;
 };
 
@@ -34,6 +36,9 @@ constexpr Examples kExamples[] = {
      "  compress quantize bert.onnx -o int8.onnx --mode dynamic\n"
      "  compress quantize cnn.onnx -o int8.onnx --data test.npz --gate 'top1_drop<=1%' \\\n"
      "      --gate 'size_ratio<=0.3' --report report.json --report report.md\n"
+     "  compress quantize cnn.onnx -o small.onnx --data images.json --max-drop 0.5% --minimize "
+     "size\n"
+     "  compress quantize cnn.onnx -o half.onnx --mode weight-only --weights float16\n"
      "Without --mode the choice follows the model and the data, and is explained.\n"},
     {"distill",
      "Examples:\n"
@@ -60,6 +65,7 @@ Run add_step(CLI::App& program, const StepDef& step) {
   add_data_flags(*command, state->flags, step.wants != nullptr);
   if (trains(step.name)) add_training_flags(*command, state->flags);
   state->step.add(*command, step.options);
+  if (name == "quantize") add_search_flags(*command, state->search);
   add_report_flags(*command, state->flags);
   add_model_flags(*command, state->flags);
   add_run_flags(*command, state->flags);
@@ -68,6 +74,9 @@ Run add_step(CLI::App& program, const StepDef& step) {
     job.recipe.seed = state->flags.seed;
     job.recipe.gates = state->flags.gates;
     job.recipe.steps = {{name, state->step.given()}};
+    if (!state->search.max_drop.empty()) {
+      return run_search(std::move(job), state->flags, state->search);
+    }
     return run_job(std::move(job), state->flags);
   };
 }

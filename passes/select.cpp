@@ -34,6 +34,9 @@ bool Selection::matches(const Pattern& pattern, const Node& node) {
 }
 
 std::string Selection::refusal(const Node& node) const {
+  if (first_) {
+    if (std::string reason = first_(node); !reason.empty()) return reason;
+  }
   for (const Pattern& pattern : exclude_) {
     if (matches(pattern, node)) return fmt::format("excluded by '{}'", pattern.text);
   }

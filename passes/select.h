@@ -1,6 +1,7 @@
 // Which nodes a step touches: --include, --exclude (regular expressions on node names), --op-types.
 #pragma once
 
+#include <functional>
 #include <regex>
 #include <set>
 #include <string>
@@ -17,8 +18,10 @@ class Selection {
   // Reads "include", "exclude" and "op-types". Fails (usage) on a bad regular expression.
   explicit Selection(const Options& options);
 
-  // Why the node is left alone by --include or --exclude; "" where it is not.
+  // Why the node is left alone by --include, --exclude or restrict(); "" where it is not.
   std::string refusal(const Node& node) const;
+  // Asks `refusal` about every node first.
+  void restrict(std::function<std::string(const Node&)> refusal) { first_ = std::move(refusal); }
   // --op-types was given; then it replaces the step's default list.
   bool has_op_types() const { return !op_types_.empty(); }
   bool names_op(std::string_view op_type) const { return op_types_.count(op_type) > 0; }
@@ -35,6 +38,7 @@ class Selection {
   static std::vector<Pattern> compile(const std::vector<std::string>& texts, std::string_view flag);
   static bool matches(const Pattern& pattern, const Node& node);
 
+  std::function<std::string(const Node&)> first_;
   std::vector<Pattern> include_;
   std::vector<Pattern> exclude_;
   std::set<std::string, std::less<>> op_types_;

@@ -42,6 +42,8 @@ constexpr PassDef kPasses[] = {
      smooth_inputs},
     {"quantize_model", "quantize", "replaces float arithmetic and weights by integers",
      quantize_model, false, true},
+    {"convert_half", "quantize", "computes in float16 or bfloat16 what stays in floating point",
+     convert_half},
     {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
      eliminate_dead, true},
 };
@@ -77,14 +79,17 @@ const std::array kPruneOptions = {
 const std::array kQuantizeOptions = {
     OptionDef{"mode", OptionType::choice, "",
               "static: calibrated uint8 activations, fastest for convolutions; dynamic: ranges at "
-              "run time, for transformers; weight-only: smallest (default: by model and data)",
-              "static|dynamic|weight-only"},
+              "run time, for transformers; weight-only: smallest; float16: arithmetic in half "
+              "precision, for accelerators (default: by model and data)",
+              "static|dynamic|weight-only|float16|bfloat16"},
     OptionDef{"weights", OptionType::choice, "",
-              "type of the weights (default: int8; int4 for weight-only); 3 bits are stored in 4",
-              "int8|uint8|int4|uint4|int3|uint3|int2|uint2"},
+              "type of the weights (default: int8; int4 for weight-only); 3 bits are stored in 4; "
+              "weight-only float16 and bfloat16 halve the file and leave the arithmetic as it is",
+              "int8|uint8|int4|uint4|int3|uint3|int2|uint2|float16|bfloat16"},
     OptionDef{"activations", OptionType::choice, "uint8",
-              "type of static activations; int8 where a target wants it (TensorRT, ARM)",
-              "uint8|int8"},
+              "type of static activations; int8 where a target wants it (TensorRT, ARM); 16 bits "
+              "are nearly exact, and no faster than float on CPUs",
+              "uint8|int8|uint16|int16"},
     OptionDef{"granularity", OptionType::text, "",
               "tensor, channel or block:N: what shares one scale (default: channel; block:32 for "
               "weight-only)"},
@@ -112,6 +117,15 @@ const std::array kQuantizeOptions = {
     kExclude,
     OptionDef{"op-types", OptionType::list, "",
               "only these operators (Conv for dynamic and weight-only has to be asked for)"},
+    OptionDef{"override", OptionType::list, "",
+              "PATTERN=PRECISION: another precision for the nodes that a regular expression "
+              "matches, the first that does: float32, float16, bfloat16, or "
+              "MODE[/WEIGHTS[/GRANULARITY[/ACTIVATIONS]]], as 'fc.*=weight-only/int4/block:64'"},
+    OptionDef{"rest", OptionType::choice, "float32",
+              "type of what is not quantized (float16 needs an accelerator to be faster)",
+              "float32|float16|bfloat16"},
+    OptionDef{"half-io", OptionType::flag, "",
+              "with float16 or bfloat16: inputs and outputs of the model change their type, too"},
     OptionDef{"reduce-range", OptionType::flag, "",
               "leave one bit of the weights unused: for AVX2 without VNNI, where sums saturate"},
     OptionDef{"symmetric-activations", OptionType::flag, "",

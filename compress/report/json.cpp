@@ -199,6 +199,8 @@ Json to_json(const Report& report) {
                                {"ms", row.ms}});
   }
   if (report.explanation) json["explain"] = explanation_json(*report.explanation);
+  if (report.sensitivity) json["sensitivity"] = sensitivity_json(*report.sensitivity);
+  if (report.search) json["search"] = search_json(*report.search);
   json["metrics"] = Json::object();
   for (const auto& [name, value] : measurements(report)) {
     json["metrics"][name] = {{"reference", spelled(value.reference)},

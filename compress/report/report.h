@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compress/recipe.h"
+#include "compress/report/search.h"
 #include "compress/verify/benchmark.h"
 #include "compress/verify/evaluate.h"
 #include "compress/verify/explain.h"
@@ -92,6 +93,8 @@ struct Report {
   std::optional<ResourceUse> candidate_use;
   std::vector<KernelRow> kernels;
   std::optional<Explanation> explanation;  // of the candidate
+  std::optional<SensitivityReport> sensitivity;
+  std::optional<SearchReport> search;
   std::vector<GateResult> gates;
   double seconds = 0;
   uint64_t peak_memory_bytes = 0;

@@ -307,6 +307,8 @@ std::string to_table(const Report& report) {
   if (report.explanation) out += explanation_lines(*report.explanation);
   out += columns(lines_of(report));
   out += load_table(report);
+  if (report.search) out += search_table(*report.search);
+  if (report.sensitivity) out += sensitivity_table(*report.sensitivity);
   out += printable(data_line(report)) + "\n";
   const auto worst = worst_layers(report, 3);
   if (!worst.empty()) {
@@ -346,6 +348,8 @@ std::string to_markdown(const Report& report) {
                        line.change);
   }
   out += load_markdown(report);
+  if (report.search) out += search_markdown(*report.search);
+  if (report.sensitivity) out += sensitivity_markdown(*report.sensitivity);
   out += "\n" + escape_markdown(data_line(report)) + "\n";
   if (!report.gates.empty()) {
     out += "\n| gate | value | |\n|---|--:|---|\n";
@@ -403,6 +407,8 @@ std::string to_html(const Report& report) {
                        escape_xml(line.candidate), escape_xml(line.change));
   }
   out += "</table>\n" + load_html(report);
+  if (report.search) out += search_html(*report.search);
+  if (report.sensitivity) out += sensitivity_html(*report.sensitivity);
   out += fmt::format("<p>{}</p>\n", escape_xml(data_line(report)));
   if (!report.gates.empty()) out += "<h2>Gates</h2><table>\n";
   for (const GateResult& gate : report.gates) {

@@ -70,6 +70,8 @@ std::string_view mode_name(QuantMode mode) {
       return "dynamic";
     case QuantMode::weight_only:
       return "weight-only";
+    case QuantMode::half:
+      return "half";
     case QuantMode::none:
       break;
   }
@@ -83,6 +85,7 @@ ModeChoice choose_mode(const Model& model, const Options& options, bool has_data
   }
   if (options.has("mode")) {
     const std::string mode = options.text("mode");
+    if (mode == "float16" || mode == "bfloat16") return {QuantMode::half, "asked for"};
     const QuantMode asked = mode == "static"    ? QuantMode::static_
                             : mode == "dynamic" ? QuantMode::dynamic
                                                 : QuantMode::weight_only;
@@ -154,44 +157,6 @@ DType weight_dtype(const Options& options, QuantMode mode) {
 int weight_bits(const Options& options, QuantMode mode) {
   if (options.has("weights") && options.text("weights").back() == '3') return 3;
   return info(weight_dtype(options, mode)).bits;
-}
-
-PassResult raise_opset(Model& model, PassContext& context) {
-  PassResult result;
-  const ModeChoice choice = choose_mode(model, context.options, context.has_data);
-  int needed = 0;
-  if (choice.mode == QuantMode::static_) {
-    // Per-channel DequantizeLinear; and of int4.
-    needed = info(weight_dtype(context.options, choice.mode)).bits < 8 ? 21 : 13;
-  }
-  if (choice.mode == QuantMode::dynamic) needed = 11;  // DynamicQuantizeLinear
-  const bool qdq = context.options.has("format") && context.options.text("format") == "qdq";
-  if (choice.mode == QuantMode::weight_only) {
-    const Granularity granularity = granularity_of(context.options, choice.mode);
-    const bool per_channel = granularity.kind != Granularity::block;
-    if (per_channel || !context.options.list("op-types").empty()) needed = 13;
-    const bool narrow = info(weight_dtype(context.options, choice.mode)).bits < 8;
-    if (qdq || (per_channel && narrow)) needed = 21;  // int4 and blocks
-  }
-  if (model.opset() >= needed) return result;
-  if (context.lift_opset == nullptr || !*context.lift_opset) {
-    result.skipped.push_back(
-        {"", fmt::format("opset {} stays: no version converter is at hand", model.opset())});
-    return result;
-  }
-  const int before = model.opset();
-  Model lifted = model;
-  try {
-    (*context.lift_opset)(lifted, needed);
-    check_graph(lifted.graph);
-  } catch (const Error& error) {
-    result.skipped.push_back({"", fmt::format("opset {} stays: {}", before, error.message())});
-    return result;
-  }
-  model = std::move(lifted);
-  result.changed = true;
-  result.details = {{"from", before}, {"to", model.opset()}};
-  return result;
 }
 
 }  // namespace compress

@@ -17,12 +17,13 @@ namespace compress {
 // Lifts the opset where the chosen form of quantization needs a newer one.
 PassResult raise_opset(Model& model, PassContext& context);
 PassResult quantize_model(Model& model, PassContext& context);
+PassResult convert_half(Model& model, PassContext& context);
 
 StatisticsRequests quantize_wants(const Model& model, const Options& options);
 
 // --- Mode ----------------------------------------------------------------------------------------
 
-enum class QuantMode { none, static_, dynamic, weight_only };
+enum class QuantMode { none, static_, dynamic, weight_only, half };
 
 struct ModeChoice {
   QuantMode mode = QuantMode::none;
@@ -49,6 +50,8 @@ int weight_bits(const Options& options, QuantMode mode);
 
 // --- Running one mode ----------------------------------------------------------------------------
 
+class Overrides;
+
 struct QuantJob {
   Model& model;
   const Options& options;
@@ -58,6 +61,7 @@ struct QuantJob {
   int64_t quantized = 0;            // nodes
   std::vector<NodeId> layers = {};  // with integer weights, of static quantization
   const std::function<CalibrationSamples()>* samples = nullptr;
+  const Overrides* overrides = nullptr;  // of single nodes, in static quantization
   // Tables stored in 8 bits: the float constant, then its integers, scale and zero point.
   std::map<ValueId, std::array<ValueId, 3>> tables = {};
 
@@ -75,6 +79,9 @@ CalibrationSamples calibration_samples(const QuantJob& job, std::string_view wha
 void quantize_static(QuantJob& job);
 void quantize_dynamic(QuantJob& job);
 void quantize_weights(QuantJob& job);
+// Weights in float16 or bfloat16, cast to float32 in front of their readers: half the bytes, and
+// the arithmetic stays what it was.
+void store_half(QuantJob& job);
 
 // Bytes that a NodeProto with its names takes in the file, about; what a rewrite adds counts too.
 inline constexpr int64_t kNodeProtoBytes = 120;

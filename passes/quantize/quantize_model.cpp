@@ -1,6 +1,6 @@
 // Chooses the mode and runs it. What could not be quantized is listed with its reason.
 #include "compress/error.h"
-#include "passes/quantize/quantize.h"
+#include "passes/quantize/precision.h"
 #include "passes/recover/recover_static.h"
 
 namespace compress {
@@ -40,30 +40,93 @@ CalibrationSamples calibration_samples(const QuantJob& job, std::string_view wha
   return samples;
 }
 
+namespace {
+
+// Runs one mode on the nodes that `restrict` leaves it.
+void run_mode(QuantJob& job, QuantMode mode, bool has_data) {
+  switch (mode) {
+    case QuantMode::static_:
+      if (!has_data) {
+        fail(ErrorCode::usage,
+             "static quantization needs calibration data: --data, or --statistics");
+      }
+      refuse_recovery(job, "static");
+      return quantize_static_and_recover(job);
+    case QuantMode::dynamic:
+      refuse_recovery(job, "dynamic");
+      return quantize_dynamic(job);
+    case QuantMode::weight_only:
+      refuse_recovery(job, "weight-only");
+      return is_half(weight_dtype(job.options, mode)) ? store_half(job) : quantize_weights(job);
+    case QuantMode::half:  // a pass of its own
+    case QuantMode::none:
+      return;
+  }
+}
+
+void take_results(QuantJob& from, QuantJob& into) {
+  into.quantized += from.quantized;
+  auto& rows = from.result.skipped;
+  std::move(rows.begin(), rows.end(), std::back_inserter(into.result.skipped));
+  for (const auto& [key, value] : from.result.details.items()) into.result.details[key] = value;
+}
+
+// The operators of the nodes of one precision: patterns name convolutions as well, which a mode
+// leaves alone by default.
+Json op_types_of(const Graph& graph, const Overrides& overrides, const Precision& precision) {
+  std::set<std::string> types;
+  for (NodeId id = 0; id < graph.node_slots(); ++id) {
+    const Node& node = graph.node(id);
+    if (!node.alive) continue;
+    const Precision* own = overrides.find(graph, node);
+    if (own != nullptr && own->text == precision.text) types.insert(node.op_type);
+  }
+  return Json(types);
+}
+
+}  // namespace
+
 PassResult quantize_model(Model& model, PassContext& context) {
   const ModeChoice choice = choose_mode(model, context.options, context.has_data);
   QuantJob job{model, context.options, context.statistics, Selection(context.options)};
   job.samples = context.samples;
   job.result.details = {{"mode", mode_name(choice.mode)}, {"why", choice.why}};
-  switch (choice.mode) {
-    case QuantMode::none:
-      job.skip("", choice.why);
-      return std::move(job.result);
-    case QuantMode::static_:
-      if (!context.has_data) {
-        fail(ErrorCode::usage, "--mode static needs calibration data: --data, or --statistics");
-      }
-      refuse_recovery(job, "static");
-      quantize_static_and_recover(job);
-      break;
-    case QuantMode::dynamic:
-      refuse_recovery(job, "dynamic");
-      quantize_dynamic(job);
-      break;
-    case QuantMode::weight_only:
-      refuse_recovery(job, "weight-only");
-      quantize_weights(job);
-      break;
+  if (choice.mode == QuantMode::none) {
+    job.skip("", choice.why);
+    return std::move(job.result);
+  }
+  const Overrides overrides(context.options);
+  const Graph& graph = model.graph;
+  const bool by_default = choice.mode == QuantMode::static_;
+  // What is quantized statically hangs together by its scales, so it goes at once, and first: the
+  // others change names.
+  if (by_default || overrides.has(QuantMode::static_)) {
+    const Options options =
+        by_default ? context.options : options_for(context.options, parse_precision("static"));
+    QuantJob part{model, options, context.statistics, Selection(options)};
+    part.samples = context.samples;
+    part.overrides = &overrides;
+    restrict_to_static(part.selection, graph, overrides, by_default);
+    run_mode(part, QuantMode::static_, context.has_data);
+    take_results(part, job);
+  }
+  for (const Precision* precision : overrides.kinds()) {
+    if (precision->mode != QuantMode::dynamic && precision->mode != QuantMode::weight_only)
+      continue;
+    Json json = options_for(context.options, *precision).json();
+    json["op-types"] = op_types_of(graph, overrides, *precision);
+    if (json["op-types"].empty()) continue;
+    const Options options(find_step("quantize").options, json);
+    QuantJob part{model, options, context.statistics, Selection(options)};
+    part.samples = context.samples;
+    restrict_to(part.selection, graph, overrides, precision->text);
+    run_mode(part, precision->mode, context.has_data);
+    part.result.skipped.clear();  // all that other precisions took
+    take_results(part, job);
+  }
+  if (!by_default) {
+    restrict_to(job.selection, graph, overrides, "");
+    run_mode(job, choice.mode, context.has_data);
   }
   job.result.changed = job.quantized > 0;
   job.result.details["quantized_nodes"] = job.quantized;

@@ -12,6 +12,7 @@
 #include "passes/quantize/integer_bias.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
+#include "passes/quantize/precision.h"
 #include "passes/quantize/static_plan.h"
 #include "passes/recover/round_blocks.h"
 #include "passes/types.h"
@@ -49,6 +50,9 @@ class StaticQuantizer {
       job_.skip("", fmt::format("opset {}: scales per tensor, since DequantizeLinear has no axis "
                                 "before 13",
                                 job_.model.opset()));
+    }
+    if (job_.model.opset() < 21) {
+      narrow_types_to_opset();
     }
     infer_known_types(job_.model);
     make_plan();
@@ -95,7 +99,66 @@ class StaticQuantizer {
     return row != job_.statistics->values.end() && row->second.finite && row->second.count > 0;
   }
 
+  // Q/DQ of 4 and 16 bits came with opset 21; where the model could not be lifted, 8 bits do.
+  void narrow_types_to_opset() {
+    has_all_types_ = false;
+    const DType weights = weight_dtype_, activations = activation_dtype_;
+    weight_dtype_ = allowed(weights);
+    activation_dtype_ = allowed(activations);
+    if (weights != weight_dtype_ || activations != activation_dtype_) {
+      job_.skip("", fmt::format("opset {}: 8 bits, since Q/DQ of 4 and 16 bits needs 21",
+                                job_.model.opset()));
+    }
+  }
+
+  DType allowed(DType dtype) const {
+    if (has_all_types_ || info(dtype).bits == 8) return dtype;
+    return info(dtype).is_signed ? DType::int8 : DType::uint8;
+  }
+
+  // --- What --override says of single nodes -----------------------------------------------------
+
+  const Precision* precision_of(const Node& node) const {
+    return job_.overrides == nullptr ? nullptr : job_.overrides->find(graph_, node);
+  }
+
+  DType weight_dtype_of(const Node& node) const {
+    const Precision* own = precision_of(node);
+    return own == nullptr || own->weights.empty() ? weight_dtype_
+                                                  : allowed(find_dtype(own->weights)->dtype);
+  }
+
+  bool is_by_channel(const Node& node) const {
+    const Precision* own = precision_of(node);
+    if (own == nullptr || own->granularity.empty()) return by_channel_;
+    return own->granularity == "channel" && job_.model.opset() >= 13;
+  }
+
+  // A value has one type: 16 bits where any unit beside it wants them.
+  void choose_activation_types() {
+    for (const Unit& unit : plan_.units) {
+      const Precision* own = precision_of(graph_.node(unit.node));
+      if (own == nullptr || own->activations.empty()) continue;
+      const DType dtype = allowed(find_dtype(own->activations)->dtype);
+      std::vector<ValueId> values = unit.inputs;
+      values.push_back(unit.output);
+      for (const ValueId id : values) {
+        const auto root = plan_.root.find(id);
+        DType& chosen =
+            activation_types_.try_emplace(root == plan_.root.end() ? id : root->second, dtype)
+                .first->second;
+        if (info(dtype).bits > info(chosen).bits) chosen = dtype;
+      }
+    }
+  }
+
+  DType activation_dtype_of(ValueId id) const {
+    const auto row = activation_types_.find(id);
+    return row == activation_types_.end() ? activation_dtype_ : row->second;
+  }
+
   struct Parameters {
+    DType dtype = DType::uint8;
     ScaleZeroPoint q;
     ValueId scale = kNoValue;  // constants, made when first used
     ValueId zero_point = kNoValue;
@@ -104,15 +167,17 @@ class StaticQuantizer {
 
   void choose_parameters() {
     const CalibratorDef& calibrator = find_calibrator(job_.options.text("calibrator"));
-    const CalibratorOptions options = calibrator_options(job_.options, activation_dtype_);
+    choose_activation_types();
     for (const ValueId id : plan_.quantized) {
       if (plan_.root.count(id) > 0) continue;
+      const DType dtype = activation_dtype_of(id);
+      const CalibratorOptions options = calibrator_options(job_.options, dtype);
       Range range{0, 1};
       if (!is_softmax(id)) {
         range = calibrator.range(job_.statistics->values.at(graph_.value(id).name), options);
       }
-      parameters_[id] = {choose_scale(range.min, range.max, activation_dtype_, symmetric_),
-                         kNoValue, kNoValue, graph_.value(id).name};
+      parameters_[id] = {dtype, choose_scale(range.min, range.max, dtype, symmetric_), kNoValue,
+                         kNoValue, graph_.value(id).name};
     }
   }
 
@@ -124,7 +189,7 @@ class StaticQuantizer {
   void make_constants(Parameters& p) {
     if (p.scale != kNoValue) return;
     p.scale = graph_.add_constant(p.name + "_scale", Tensor::scalar(p.q.scale));
-    const QuantParams params{activation_dtype_, symmetric_, {}, 0, {}, {p.q.zero_point}};
+    const QuantParams params{p.dtype, symmetric_, {}, 0, {}, {p.q.zero_point}};
     p.zero_point = graph_.add_constant(p.name + "_zero_point", zero_point_tensor(params, {}));
   }
 
@@ -146,6 +211,8 @@ class StaticQuantizer {
   // Depthwise weights are few and have no sum to even out their errors, and the first layer's
   // errors reach all others: of int4 weights these stay int8.
   bool is_narrow(const Node& node, const Tensor& weight) const {
+    const Precision* own = precision_of(node);
+    if (own != nullptr && !own->weights.empty()) return info(weight_dtype_of(node)).bits < 8;
     const bool depthwise = node.is("Conv") && node.int_or("group", 1) > 1 && weight.shape()[1] == 1;
     return info(weight_dtype_).bits < 8 && !depthwise && !job_.layers.empty() &&
            job_.model.opset() >= 21;
@@ -153,14 +220,16 @@ class StaticQuantizer {
 
   QuantParams weight_parameters(const Node& node, const Tensor& weight) const {
     std::optional<int> axis;
-    if (by_channel_) axis = node.is("Conv") || node.int_or("transB", 0) != 0 ? 0 : 1;
-    if (is_narrow(node, weight)) return clipped_params(weight, weight_dtype_, axis);
-    if (info(weight_dtype_).bits < 8) {
-      return weight_params(weight, DType::int8, true, axis, 0, job_.options.flag("reduce-range"));
+    const DType dtype = weight_dtype_of(node);
+    const bool by_channel = is_by_channel(node);
+    if (by_channel) axis = node.is("Conv") || node.int_or("transB", 0) != 0 ? 0 : 1;
+    if (is_narrow(node, weight)) return clipped_params(weight, dtype, axis);
+    const bool reduce_range = job_.options.flag("reduce-range");
+    if (info(dtype).bits < 8) {
+      return weight_params(weight, DType::int8, true, axis, 0, reduce_range);
     }
-    const bool symmetric = info(weight_dtype_).is_signed || by_channel_;
-    return weight_params(weight, weight_dtype_, symmetric, axis, 0,
-                         job_.options.flag("reduce-range"));
+    const bool symmetric = info(dtype).is_signed || by_channel;
+    return weight_params(weight, dtype, symmetric, axis, 0, reduce_range);
   }
 
   void quantize_weight(const Unit& unit) {
@@ -266,7 +335,7 @@ class StaticQuantizer {
   void absorb_activation(const Unit& unit) {
     const Node& node = graph_.node(unit.activation);
     const Parameters& p = parameters_of(unit.output);
-    const IntegerRange range = integer_range(activation_dtype_, symmetric_);
+    const IntegerRange range = integer_range(p.dtype, symmetric_);
     const double low = static_cast<double>(dequantize_value(range.min, p.q.scale, p.q.zero_point));
     const double high = static_cast<double>(dequantize_value(range.max, p.q.scale, p.q.zero_point));
     const auto [min, max] = bounds(node);
@@ -366,12 +435,26 @@ class StaticQuantizer {
   DType activation_dtype_;
   bool symmetric_;
   bool by_channel_;
+  bool has_all_types_ = true;  // of Q/DQ, by the opset
   int64_t absorbed_ = 0;
   StaticPlan plan_;
+  std::map<ValueId, DType> activation_types_;  // where --override says so
   std::map<ValueId, Parameters> parameters_;
   std::map<ValueId, ValueId> operands_;
   std::map<ValueId, ValueId> moved_;  // outputs of absorbed activations -> of their producers
 };
+
+// Whether values fit into float16.
+void want_ranges(const Model& model, StatisticsRequests& wanted) {
+  const Graph& graph = model.graph;
+  for (ValueId id = 0; id < graph.value_slots(); ++id) {
+    const Value& value = graph.value(id);
+    if (value.alive && !value.is_constant() && value.producer != kNoNode &&
+        value.type.dtype == DType::float32) {
+      wanted[value.name];
+    }
+  }
+}
 
 }  // namespace
 
@@ -379,14 +462,22 @@ void quantize_static(QuantJob& job) { StaticQuantizer(job).run(); }
 
 StatisticsRequests quantize_wants(const Model& model, const Options& options) {
   StatisticsRequests wanted;
-  if (choose_mode(model, options, true).mode != QuantMode::static_) return wanted;
+  const QuantMode mode = choose_mode(model, options, true).mode;
+  if (mode == QuantMode::none) return wanted;
+  if (half_dtype(options) == DType::float16) want_ranges(model, wanted);
+  const Overrides overrides(options);
+  const bool by_default = mode == QuantMode::static_;
+  if (!by_default && !overrides.has(QuantMode::static_)) return wanted;
+  const Options of_static = by_default ? options : options_for(options, parse_precision("static"));
+  Selection selection(of_static);
+  restrict_to_static(selection, model.graph, overrides, by_default);
   const bool histogram = find_calibrator(options.text("calibrator")).needs_histogram;
-  const StaticPlan plan = plan_static(model, options, Selection(options), {});
+  const StaticPlan plan = plan_static(model, of_static, selection, {});
   for (const ValueId id : plan.quantized) {
     if (plan.root.count(id) > 0) continue;
     StatisticsRequest request;
     request.histogram = histogram;
-    wanted.emplace(model.graph.value(id).name, request);
+    wanted[model.graph.value(id).name] = request;
   }
   return wanted;
 }

@@ -15,7 +15,7 @@ import tempfile
 import time
 import unittest
 
-COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "verify", "infer",
+COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "sensitivity", "verify", "infer",
             "inspect", "run"]
 COMPRESS = os.path.abspath(sys.argv[1])
 FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
@@ -74,7 +74,7 @@ class Help(Case):
         text = self.run_program("--help").stdout
         for command in COMMANDS:
             self.assertRegex(text, rf"(?m)^  {command} ")
-        for absent in ("measure-one", "batch", "sensitivity"):
+        for absent in ("measure-one", "batch"):
             self.assertNotIn(f"\n  {absent}", text)
 
     def test_help_of_every_command_teaches(self):
@@ -364,6 +364,94 @@ class Training(Case):
                 (["--data", F / "test.npz", "--loss", "mse"], "--teacher")):
             self.one_line("distill", F / "dense.onnx", "-o", "y.onnx", *words,
                           expect=2, says=says)
+
+
+class Search(Case):
+    WORDS = ["--data", F / "test.npz", "--max-drop", "1%", "--budget", "2m", *QUICK]
+
+    def test_finds_a_mix_that_holds_on_what_it_did_not_see(self):
+        report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", *self.WORDS, "--plot",
+                             "front.svg", "--report", "r.html", "--report", "r.md")
+        search = report["search"]
+        self.assertEqual(search["search_samples"] + search["held_out_samples"], 400 - 128)
+        chosen = [t for t in search["trials"] if t["chosen"]]
+        self.assertEqual(len(chosen), 1)
+        self.assertLessEqual(search["held_out_drop"], 0.01)
+        self.assertLessEqual(chosen[0]["drop"], 0.01)
+        self.assertEqual(report["accuracy"]["samples"], search["held_out_samples"])
+        self.assertAlmostEqual(report["accuracy"]["drop"]["top1"], search["held_out_drop"], places=6)
+        self.assertTrue(report["sensitivity"]["rows"])
+        self.assertIn("<svg", (self.dir / "front.svg").read_text())
+        self.assertIn("<svg", (self.dir / "r.html").read_text())
+        self.assertIn("chosen", (self.dir / "r.md").read_text())
+        self.assertFalse((self.dir / "y.onnx.search.json").exists())
+        # The options of the report make the same bytes again, up to what the provenance says.
+        recipe = dict(report["recipe"], data=os.path.relpath(F / "test.npz", self.dir))
+        (self.dir / "again.json").write_text(json.dumps(recipe))
+        self.run_program("run", F / "conv.onnx", "-o", "z.onnx", "--recipe", "again.json", *QUICK)
+        size = (self.dir / "y.onnx").stat().st_size
+        self.assertLess(abs((self.dir / "z.onnx").stat().st_size - size), 0.05 * size + 2000)
+
+    def test_killed_it_goes_on_and_ends_alike(self):
+        words = ["quantize", F / "conv.onnx", "-o", "y.onnx", *self.WORDS]
+        process = subprocess.Popen([COMPRESS, *map(str, words)], cwd=self.dir,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = self.dir / "y.onnx.search.json"
+        for _ in range(600):
+            if state.exists() and len(json.loads(state.read_text())["search"]["trials"]) >= 2:
+                break
+            time.sleep(0.02)
+        process.kill()
+        process.wait(10)
+        if state.exists():  # it may have been faster
+            known = json.loads(state.read_text())["search"]["trials"]
+            self.assertGreaterEqual(len(known), 2)
+            self.run_program("infer", "y.onnx", "--data", F / "test.npz", "--quiet")
+            # Other flags are another search.
+            self.one_line("quantize", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz",
+                          "--max-drop", "3%", expect=2, says="another model or with other flags")
+            report = self.report(*words)
+            self.assertTrue(any("went on" in n for n in report["notes"]))
+            kept = {json.dumps(t["options"]): t["bytes"] for t in report["search"]["trials"]}
+            for trial in known:
+                self.assertEqual(kept[json.dumps(trial["options"])], trial["bytes"])
+            whole = self.report("quantize", F / "conv.onnx", "-o", "whole.onnx", *self.WORDS)
+            self.assertEqual([t["options"] for t in whole["search"]["trials"]],
+                             [t["options"] for t in report["search"]["trials"]])
+            self.assertEqual(sha(self.dir / "y.onnx"), sha(self.dir / "whole.onnx"))
+
+    def test_wrong_words(self):
+        data = ["--data", F / "test.npz"]
+        for flags, says in ((["--max-drop", "much", *data], "--max-drop"),
+                            (["--max-drop", "1%"], "--data"),
+                            (["--max-drop", "1%", "--budget", "10x", *data], "--budget"),
+                            (["--max-drop", "1%", "--metric", "spearman", *data], "spearman"),
+                            (["--max-drop", "1%", "--metric", "speedup", *data], "speedup"),
+                            (["--max-drop", "1%", "--override", "a=float32", *data], "--override"),
+                            (["--max-drop", "1%", "--plot", "x.png", *data], ".svg"),
+                            (["--max-drop", "1%", "--dry-run", *data], "--dry-run"),
+                            (["--override", "conv"], "PATTERN=PRECISION"),
+                            (["--mode", "dynamic", "--weights", "float16"], "weight-only")):
+            self.one_line("quantize", F / "conv.onnx", "-o", "y.onnx", *flags, expect=2, says=says)
+
+    def test_sensitivity(self):
+        report = self.report("sensitivity", F / "conv.onnx", "--data", F / "test.npz", "--plot",
+                             "layers.svg")
+        rows = report["sensitivity"]["rows"]
+        self.assertEqual({row["op"] for row in rows}, {"Conv"})
+        self.assertGreater(rows[0]["damage"], 0)
+        self.assertGreater(rows[0]["sqnr_db"], 15)
+        self.assertEqual(report["sensitivity"]["damage"], "kl")
+        self.assertIn("<rect", (self.dir / "layers.svg").read_text())
+
+    def test_half(self):
+        for words, bits in ((["--mode", "float16"], 16),
+                            (["--mode", "weight-only", "--weights", "bfloat16"], 16)):
+            report = self.report("quantize", F / "dense.onnx", "-o", "y.onnx", *words, "--data",
+                                 F / "test.npz", "--force", *QUICK)
+            self.assertTrue(report["changed"])
+            self.assertLess(report["candidate"]["size_ratio"], 0.56)
+            self.assertGreater(report["similarity"]["outputs"][0]["sqnr_db"], 40)
 
 
 class Recipes(Case):

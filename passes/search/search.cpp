@@ -1,0 +1,539 @@
+#include "passes/search/search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "compress/error.h"
+#include "passes/quantize/precision.h"
+
+namespace compress {
+namespace {
+
+constexpr int kHeldOutLooks = 5;    // candidates that the held-out half may turn down, and one more
+constexpr size_t kFewSamples = 64;  // damages of single layers settle early
+constexpr int kTries = 12;          // of narrowing single layers again, once the path was walked
+
+Json to_json(const SearchTrial& trial) {
+  return {{"label", trial.label},   {"options", trial.options},     {"single", trial.single},
+          {"bytes", trial.bytes},   {"latency", trial.latency},     {"drop", trial.drop},
+          {"damage", trial.damage}, {"agreement", trial.agreement}, {"failure", trial.failure}};
+}
+
+Json to_json(const SensitivityRow& row) {
+  return {{"node", row.node},
+          {"op", row.op},
+          {"precision", row.precision},
+          {"weights", row.weights},
+          {"bytes_saved", row.bytes_saved},
+          {"damage", row.damage},
+          {"sqnr_db", row.sqnr_db},
+          {"agreement", row.agreement},
+          {"drop", row.drop}};
+}
+
+double number_of(const Json& json, const char* name) {
+  return json.at(name).is_null() ? HUGE_VAL : json.at(name).get<double>();
+}
+
+// At most `most` of the samples, evenly; those of a pair stay together.
+std::vector<int64_t> few_of(const std::vector<int64_t>& indices, bool pairs, size_t most) {
+  const size_t unit = pairs ? 2 : 1;
+  const auto units = static_cast<int64_t>(indices.size() / unit);
+  std::vector<int64_t> out;
+  for (const int64_t at :
+       evenly_spaced(units, std::min(units, static_cast<int64_t>(most / unit)))) {
+    for (size_t k = 0; k < unit; ++k) out.push_back(indices[static_cast<size_t>(at) * unit + k]);
+  }
+  return out;
+}
+
+// A step on the way from narrow to wide: one layer up one rung of its useful ones.
+struct Rise {
+  size_t layer;
+  std::string to;
+  double slope;  // damage prevented per byte, or per share of the time
+};
+
+class Search {
+ public:
+  Search(const Model& input, const Model& optimized, ReferenceOutputs& seen,
+         const SearchSettings& settings, const SearchHooks& hooks, const Json& state)
+      : input_(input),
+        optimized_(optimized),
+        seen_(seen),
+        settings_(settings),
+        hooks_(hooks),
+        transformer_(is_transformer(optimized)) {
+    result_.damage = seen.damage();
+    read_state(state);
+  }
+
+  SearchResult run() {
+    for (const auto& [label, options] : singles()) {
+      if (out_of_time()) break;
+      try_options(label, options, true);
+    }
+    choose_recovery();
+    if (!out_of_time()) walk();
+    mark_front();
+    finish();
+    return std::move(result_);
+  }
+
+ private:
+  bool out_of_time() {
+    if (hooks_.seconds() >= settings_.budget_seconds) result_.out_of_time = true;
+    return result_.out_of_time;
+  }
+
+  // --- State ------------------------------------------------------------------------------------
+
+  void read_state(const Json& state) {
+    if (!state.is_object()) return;
+    for (const Json& row : state.at("trials")) {
+      SearchTrial trial;
+      trial.label = row.at("label");
+      trial.options = row.at("options");
+      trial.single = row.at("single");
+      trial.bytes = row.at("bytes");
+      trial.latency = number_of(row, "latency");
+      trial.drop = number_of(row, "drop");
+      trial.damage = number_of(row, "damage");
+      trial.agreement = number_of(row, "agreement");
+      trial.failure = row.at("failure");
+      known_.emplace(trial.options.dump(), trial);
+    }
+    for (const Json& row : state.at("sensitivity")) {
+      SensitivityRow known;
+      known.node = row.at("node");
+      known.op = row.at("op");
+      known.precision = row.at("precision");
+      known.weights = row.at("weights");
+      known.bytes_saved = row.at("bytes_saved");
+      known.damage = number_of(row, "damage");
+      known.sqnr_db = number_of(row, "sqnr_db");
+      known.agreement = number_of(row, "agreement");
+      known.drop = number_of(row, "drop");
+      known_rows_.emplace(known.node + "=" + known.precision, known);
+    }
+  }
+
+  // Also what an earlier run knew and this one has not come to yet.
+  void save() {
+    Json state = {{"trials", Json::array()}, {"sensitivity", Json::array()}};
+    for (const auto& [key, trial] : known_) state["trials"].push_back(to_json(trial));
+    for (const auto& [key, row] : known_rows_) state["sensitivity"].push_back(to_json(row));
+    hooks_.save(state);
+  }
+
+  // --- Trials -----------------------------------------------------------------------------------
+
+  struct Built {
+    Model model;
+    PipelineResult pipeline;
+  };
+
+  Built build(const Json& options) const {
+    Built out{input_, {}};
+    Recipe recipe;
+    recipe.seed = settings_.seed;
+    recipe.steps = {{"quantize", options}};
+    out.pipeline = run_pipeline(out.model, recipe, hooks_.pipeline);
+    return out;
+  }
+
+  bool holds(const SearchTrial& trial) const {
+    return trial.failure.empty() && trial.drop <= settings_.max_drop;
+  }
+
+  double cost(const SearchTrial& trial) const {
+    return settings_.minimize == Minimize::size ? static_cast<double>(trial.bytes) : trial.latency;
+  }
+
+  // Index among the trials.
+  size_t try_options(const std::string& label, const Json& options, bool single) {
+    const std::string key = options.dump();
+    for (size_t i = 0; i < result_.trials.size(); ++i) {
+      if (result_.trials[i].options.dump() == key) return i;
+    }
+    SearchTrial trial;
+    std::optional<Built> built;
+    if (const auto known = known_.find(key); known != known_.end()) {
+      trial = known->second;
+    } else {
+      trial.label = label;
+      trial.options = options;
+      trial.single = single;
+      try {
+        built = build(options);
+        measure(*built, trial);
+      } catch (const Error& error) {
+        if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
+        trial.failure = error.message();
+      }
+      known_.emplace(key, trial);
+      save();
+    }
+    trial.holds = holds(trial);
+    if (hooks_.say) hooks_.say(line_of(trial));
+    result_.trials.push_back(trial);
+    const size_t index = result_.trials.size() - 1;
+    if (trial.holds &&
+        (best_ < 0 || cost(trial) < cost(result_.trials[static_cast<size_t>(best_)]))) {
+      best_ = static_cast<int64_t>(index);
+      if (built) hooks_.publish(trial, built->model);
+    }
+    return index;
+  }
+
+  void measure(const Built& built, SearchTrial& trial) {
+    trial.bytes = hooks_.size(built.model);
+    const Evaluation evaluation = seen_.evaluate(built.model);
+    trial.drop = drop_of(evaluation, settings_.metric, settings_.relative);
+    trial.damage = damage_of(evaluation, seen_.damage());
+    trial.agreement = evaluation.similarity.at("agreement").candidate;
+    if (settings_.minimize == Minimize::latency) trial.latency = hooks_.latency(built.model);
+  }
+
+  std::string line_of(const SearchTrial& trial) const {
+    if (!trial.failure.empty()) return fmt::format("{}: {}", trial.label, trial.failure);
+    std::string text =
+        fmt::format("{}: {} bytes, {} drop {:.4f}, {} {:.3g}", trial.label, trial.bytes,
+                    settings_.metric, trial.drop, damage_name(result_.damage), trial.damage);
+    if (trial.latency > 0) text += fmt::format(", {:.2f} of the time", trial.latency);
+    return text + (trial.holds ? ", holds" : "");
+  }
+
+  // --- Single settings --------------------------------------------------------------------------
+
+  Json with(Json changes) const {
+    Json out = settings_.options;
+    for (const auto& [name, value] : changes.items()) out[name] = value;
+    return out;
+  }
+
+  std::vector<std::pair<std::string, Json>> singles() const {
+    std::vector<std::pair<std::string, Json>> all;
+    const bool small = settings_.minimize == Minimize::size;
+    const auto add = [&](const char* label, Json changes) {
+      const Json& given = settings_.options;
+      // What the user chose is not tried otherwise.
+      for (const auto& [name, value] : changes.items()) {
+        if (given.contains(name) && given[name] != value) return;
+      }
+      all.emplace_back(label, with(std::move(changes)));
+    };
+    if (!transformer_) {
+      add("static int8", {{"mode", "static"}});
+      add("static int8, bias", {{"mode", "static"}, {"recover", {"bias"}}});
+      add("static int8, gptq, bias",
+          {{"mode", "static"}, {"algorithm", "gptq"}, {"recover", {"bias"}}});
+      if (small) {
+        add("static int4, gptq, bias", {{"mode", "static"},
+                                        {"weights", "int4"},
+                                        {"algorithm", "gptq"},
+                                        {"recover", {"bias"}}});
+      }
+    } else {
+      const Json types = {"MatMul", "Gemm", "Gather"};
+      add("dynamic int8", {{"mode", "dynamic"}});
+      add("static int8", {{"mode", "static"}, {"op-types", types}});
+    }
+    if (small) {
+      for (const char* block : {"block:32", "block:64", "block:128"}) {
+        for (const char* algorithm : {"rtn", "gptq"}) {
+          if (!transformer_ && std::string_view(block) != "block:32") continue;
+          const std::string label = fmt::format("weight-only int4 {}, {}", block, algorithm);
+          add(label.c_str(), {{"mode", "weight-only"},
+                              {"weights", "int4"},
+                              {"granularity", block},
+                              {"algorithm", algorithm}});
+        }
+      }
+      if (transformer_) {
+        add("weight-only int8",
+            {{"mode", "weight-only"}, {"weights", "int8"}, {"granularity", "block:128"}});
+      }
+      add("weight-only float16", {{"mode", "weight-only"}, {"weights", "float16"}});
+    }
+    return all;
+  }
+
+  // What made up best for the harm of static int8 serves mixed settings as well; for blocks of
+  // weights alike.
+  void choose_recovery() {
+    const auto least = [&](const char* mode) {
+      const SearchTrial* best = nullptr;
+      for (const SearchTrial& trial : result_.trials) {
+        if (!trial.failure.empty() || !trial.options.contains("mode")) continue;
+        if (trial.options["mode"] != mode || trial.options.value("weights", "") == "float16")
+          continue;
+        if (best == nullptr || trial.damage < best->damage) best = &trial;
+      }
+      return best;
+    };
+    mixed_ = settings_.options;
+    if (const SearchTrial* best = least(transformer_ ? "weight-only" : "static")) {
+      for (const char* name : {"mode", "recover", "algorithm"}) {
+        if (best->options.contains(name)) mixed_[name] = best->options[name];
+      }
+    } else {
+      mixed_["mode"] = transformer_ ? "weight-only" : "static";
+    }
+  }
+
+  // --- Mixed settings ---------------------------------------------------------------------------
+
+  void walk() {
+    std::vector<SearchLayer> layers = search_layers(optimized_);
+    std::erase_if(layers, [&](const SearchLayer& layer) { return !may_change(layer); });
+    if (layers.empty()) return;
+    measure_layers(layers);
+    if (out_of_time()) return;
+    const std::vector<Rise> path = path_of(layers);
+    std::vector<char> taken(path.size(), 0);
+    const auto try_first = [&](size_t count) {
+      std::fill(taken.begin(), taken.end(), 0);
+      std::fill(taken.begin(), taken.begin() + static_cast<std::ptrdiff_t>(count), 1);
+      return try_mix(layers, path, taken);
+    };
+    // The least number of steps that holds, were the drop monotone.
+    size_t low = 0, high = path.size();
+    while (low < high && !out_of_time()) {
+      const size_t middle = low + (high - low) / 2;
+      if (result_.trials[try_first(middle)].holds) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    if (out_of_time()) return;
+    if (!result_.trials[try_first(high)].holds) return;
+    narrow_again(layers, path, taken);
+  }
+
+  bool may_change(const SearchLayer& layer) const {
+    const Json& given = settings_.options;
+    if (given.contains("op-types")) {
+      const Json& types = given["op-types"];
+      if (std::find(types.begin(), types.end(), layer.op) == types.end()) return false;
+    }
+    Json json = Json::object();
+    for (const char* name : {"include", "exclude"}) {
+      if (given.contains(name)) json[name] = given[name];
+    }
+    return Selection(Options(find_step("quantize").options, json))
+        .refusal(optimized_.graph.node(layer.node))
+        .empty();
+  }
+
+  std::vector<std::string> rungs(const SearchLayer& layer) const {
+    if (settings_.minimize == Minimize::size) return layer.ladder;
+    return {transformer_ ? "dynamic/int8" : "static/int8/channel", "float32"};
+  }
+
+  void measure_layers(const std::vector<SearchLayer>& layers) {
+    // Made only where something is left to be measured: a search that goes on may know all.
+    std::optional<ReferenceOutputs> few;
+    std::optional<VariantMeter> meter;
+    int64_t done = 0;
+    for (const SearchLayer& layer : layers) {
+      for (const std::string& precision : rungs(layer)) {
+        const std::string key = layer.label + "=" + precision;
+        auto known = known_rows_.find(key);
+        if (known == known_rows_.end()) {
+          if (precision == "float32" || precision.ends_with("float16")) continue;
+          if (out_of_time()) return;
+          if (!meter) {
+            SampleSource& data = seen_.data();
+            few.emplace(optimized_, data,
+                        few_of(seen_.indices(), !data.pair_scores().empty(), kFewSamples),
+                        settings_.evaluate);
+            meter.emplace(*few);
+          }
+          SensitivityRow row;
+          try {
+            row = measure_layer(*meter, *few, layer, precision, mixed_, settings_, hooks_.pipeline);
+          } catch (const Error& error) {
+            if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
+            continue;  // not for this layer
+          }
+          known = known_rows_.emplace(key, std::move(row)).first;
+          save();
+        }
+        result_.sensitivity.push_back(known->second);
+      }
+      ++done;
+      if (hooks_.say) hooks_.say(fmt::format("sensitivity: {} of {} layers", done, layers.size()));
+    }
+  }
+
+  struct Rung {
+    std::string precision;
+    double bytes;
+    double damage;
+  };
+
+  // The rungs on the lower hull of damage over bytes, from narrow to wide.
+  std::vector<Rung> hull_of(const SearchLayer& layer) const {
+    std::vector<Rung> all;
+    for (const std::string& precision : rungs(layer)) {
+      const auto bytes = static_cast<double>(bytes_in(precision, layer.weights));
+      if (precision == "float32") {
+        all.push_back({precision, bytes, 0});
+      } else if (precision.ends_with("float16")) {
+        all.push_back({precision, bytes, 1e-9});
+      } else if (const auto row = known_rows_.find(layer.label + "=" + precision);
+                 row != known_rows_.end()) {
+        all.push_back({precision, bytes, std::max(row->second.damage, 0.0)});
+      }
+    }
+    std::stable_sort(all.begin(), all.end(), [](const Rung& a, const Rung& b) {
+      return a.bytes != b.bytes ? a.bytes < b.bytes : a.damage < b.damage;
+    });
+    std::vector<Rung> hull;
+    for (const Rung& rung : all) {
+      if (!hull.empty() && rung.damage >= hull.back().damage) continue;
+      const auto slope = [](const Rung& a, const Rung& b) {
+        return (a.damage - b.damage) / std::max(b.bytes - a.bytes, 1e-9);
+      };
+      while (hull.size() > 1 &&
+             slope(hull[hull.size() - 2], hull.back()) <= slope(hull.back(), rung)) {
+        hull.pop_back();
+      }
+      if (hull.size() == 1 && hull.back().bytes >= rung.bytes) hull.pop_back();
+      hull.push_back(rung);
+    }
+    return hull;
+  }
+
+  std::vector<Rise> path_of(const std::vector<SearchLayer>& layers) {
+    std::vector<Rise> path;
+    narrowest_.clear();
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const std::vector<Rung> hull = hull_of(layers[i]);
+      narrowest_.push_back(hull.front().precision);
+      for (size_t r = 1; r < hull.size(); ++r) {
+        const double saved = hull[r - 1].damage - hull[r].damage;
+        path.push_back(
+            {i, hull[r].precision, saved / std::max(hull[r].bytes - hull[r - 1].bytes, 1.0)});
+      }
+    }
+    // Within a layer slopes fall from narrow to wide, so the order of its steps is kept.
+    std::stable_sort(path.begin(), path.end(),
+                     [](const Rise& a, const Rise& b) { return a.slope > b.slope; });
+    return path;
+  }
+
+  size_t try_mix(const std::vector<SearchLayer>& layers, const std::vector<Rise>& path,
+                 const std::vector<char>& taken) {
+    std::vector<std::string> chosen = narrowest_;
+    for (size_t i = 0; i < path.size(); ++i) {
+      if (taken[i]) chosen[path[i].layer] = path[i].to;
+    }
+    std::map<std::string, int> counts;
+    Json overrides = Json::array();
+    for (size_t i = 0; i < layers.size(); ++i) {
+      overrides.push_back(exact_pattern(layers[i].label) + "=" + chosen[i]);
+      ++counts[chosen[i]];
+    }
+    std::string label = "mixed:";
+    for (const auto& [precision, count] : counts) {
+      label += fmt::format("{} {} {}", label.back() == ':' ? "" : ",", count, precision);
+    }
+    Json options = mixed_;
+    options["override"] = std::move(overrides);
+    return try_options(label, options, false);
+  }
+
+  // Single layers one step back, the heaviest first, as long as it holds.
+  void narrow_again(const std::vector<SearchLayer>& layers, const std::vector<Rise>& path,
+                    std::vector<char> taken) {
+    std::vector<size_t> order;
+    for (size_t i = 0; i < path.size(); ++i) {
+      if (!taken[i]) continue;
+      const bool is_last = std::none_of(path.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                                        path.end(), [&](const Rise& later) {
+                                          const auto at = static_cast<size_t>(&later - path.data());
+                                          return taken[at] && later.layer == path[i].layer;
+                                        });
+      if (is_last) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return layers[path[a].layer].weights > layers[path[b].layer].weights;
+    });
+    int tries = 0;
+    for (const size_t i : order) {
+      if (tries++ >= kTries || out_of_time()) return;
+      taken[i] = 0;
+      if (!result_.trials[try_mix(layers, path, taken)].holds) taken[i] = 1;
+    }
+  }
+
+  // --- The end ----------------------------------------------------------------------------------
+
+  void mark_front() {
+    for (SearchTrial& trial : result_.trials) {
+      trial.on_front =
+          trial.failure.empty() &&
+          std::none_of(result_.trials.begin(), result_.trials.end(), [&](const SearchTrial& other) {
+            if (!other.failure.empty()) return false;
+            const bool no_worse = cost(other) <= cost(trial) && other.drop <= trial.drop;
+            return no_worse && (cost(other) < cost(trial) || other.drop < trial.drop);
+          });
+    }
+  }
+
+  // The cheapest that holds on what the search saw and on what it did not.
+  void finish() {
+    std::vector<size_t> order;
+    for (size_t i = 0; i < result_.trials.size(); ++i) {
+      if (result_.trials[i].holds) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return cost(result_.trials[a]) < cost(result_.trials[b]);
+    });
+    for (const size_t i : order) {
+      if (result_.held_out_looks > kHeldOutLooks) break;
+      Built built = build(result_.trials[i].options);
+      ++result_.held_out_looks;
+      const double drop =
+          drop_of(hooks_.held_out(built.model), settings_.metric, settings_.relative);
+      if (hooks_.say) {
+        hooks_.say(fmt::format("held out: {} drop {:.4f} ({})", settings_.metric, drop,
+                               result_.trials[i].label));
+      }
+      if (!(drop <= settings_.max_drop)) continue;
+      result_.chosen = static_cast<int64_t>(i);
+      result_.held_out_drop = drop;
+      result_.model = std::move(built.model);
+      result_.pipeline = std::move(built.pipeline);
+      return;
+    }
+    result_.model = optimized_;
+  }
+
+  const Model& input_;
+  const Model& optimized_;
+  ReferenceOutputs& seen_;
+  const SearchSettings& settings_;
+  const SearchHooks& hooks_;
+  bool transformer_;
+  Json mixed_ = Json::object();
+  std::vector<std::string> narrowest_;
+  std::map<std::string, SearchTrial> known_;  // by the dump of their options
+  std::map<std::string, SensitivityRow> known_rows_;
+  int64_t best_ = -1;
+  SearchResult result_;
+};
+
+}  // namespace
+
+SearchResult search(const Model& input, const Model& optimized, ReferenceOutputs& seen,
+                    const SearchSettings& settings, const SearchHooks& hooks, const Json& state) {
+  return Search(input, optimized, seen, settings, hooks, state).run();
+}
+
+}  // namespace compress
