@@ -13,6 +13,7 @@
 #include "compress/kernels/float_rows/conv_f32_ref.h"
 #include "compress/kernels/float_rows/elementwise_f32.h"
 #include "compress/kernels/gemm_f32/gemm_f32.h"
+#include "compress/runtime/conv_f32_params.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
 
@@ -98,24 +99,8 @@ void infer_conv(NodeContext& context) {
 }
 
 kernels::ConvF32Params conv_params(const NodeContext& context) {
-  const Window window = conv_window(context);
-  const Shape& w = context.shape(1);
-  kernels::ConvF32Params params;
-  params.batch = window.batch;
-  params.in_h = window.in_h;
-  params.in_w = window.in_w;
-  params.in_channels = window.channels;
-  params.out_channels = w[0];
-  params.groups = context.node().int_or("group", 1);
-  copy_window(window, params);
-  params.pad_bottom = window.pad_bottom;
-  params.pad_right = window.pad_right;
+  kernels::ConvF32Params params = conv_f32_params(context, context.shape(0), context.shape(1));
   params.residual = context.has_input(3);
-  params.clamp = clamp_of(context);
-  if (params.groups < 1 || params.out_channels % params.groups != 0 ||
-      params.in_channels % params.groups != 0 || params.in_channels / params.groups != w[1]) {
-    context.invalid("its channels do not match its weights and groups");
-  }
   const Shape out = context.output_types[0].shape;
   if (params.residual && !(context.shape(3) == out)) {
     context.unsupported("adds a residual of another shape");

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <vector>
 
 #include "compress/core/parallel.h"
@@ -12,6 +11,7 @@
 #include "compress/kernels/float_rows/conv_patches_f32.h"
 #include "compress/kernels/gemm_f32/gemm_f32.h"
 #include "compress/ops/gradient_families.h"
+#include "compress/runtime/conv_f32_params.h"
 #include "compress/runtime/lower_internal.h"
 
 namespace compress::runtime {
@@ -19,29 +19,10 @@ namespace {
 
 using kernels::DnnlConvPass;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // x is channels-last, weights are ONNX's.
 kernels::ConvF32Params params_of(const NodeContext& context, const Shape& x, const Shape& w) {
   if (w.rank() != 4) context.unsupported("weights of rank " + std::to_string(w.rank()));
-  const Window window = window_of(context, x, w.dims().subspan(2));
-  kernels::ConvF32Params params;
-  params.batch = window.batch;
-  params.in_h = window.in_h;
-  params.in_w = window.in_w;
-  params.in_channels = window.channels;
-  params.out_channels = w[0];
-  params.groups = context.node().int_or("group", 1);
-  copy_window(window, params);
-  params.pad_bottom = window.pad_bottom;
-  params.pad_right = window.pad_right;
-  params.clamp = {context.node().float_or(kLo, -kInfinity),
-                  context.node().float_or(kHi, kInfinity)};
-  if (params.groups < 1 || params.out_channels % params.groups != 0 ||
-      params.in_channels % params.groups != 0 || params.in_channels / params.groups != w[1]) {
-    context.invalid("its channels do not match its weights and groups");
-  }
-  return params;
+  return conv_f32_params(context, x, w);
 }
 
 Shape output_of(const kernels::ConvF32Params& p) {

@@ -99,9 +99,8 @@ std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::str
     if (const auto row = shapes.find(value.name); row != shapes.end()) {
       shape = row->second;
     } else {
-      const Shape open = shape;
       for (int i = 0; i < shape.rank(); ++i) {
-        if (open[i] < 0) shape[i] = open_dimension(open, i, batch);
+        if (shape[i] < 0) shape[i] = open_dimension(value.type.shape, i, batch);
       }
     }
     feeds.push_back({value.name, make_feed(value.name, value.type.dtype, shape, random)});

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "compress/error.h"
+#include "compress/runtime/common_type.h"
 #include "compress/verify/accuracy.h"
 
 namespace compress {
@@ -13,18 +14,6 @@ uint64_t bytes_of(const Sample& sample) {
   uint64_t bytes = 0;
   for (const NamedTensor& input : sample.inputs) bytes += input.tensor.bytes();
   return bytes;
-}
-
-// What differs between samples stays open.
-TypeInfo common_type(const std::vector<Tensor>& contents) {
-  TypeInfo type{contents[0].dtype(), true, contents[0].shape()};
-  for (const Tensor& content : contents) {
-    if (content.shape().rank() != type.shape.rank()) return {type.dtype, false, {}};
-    for (int d = 0; d < type.shape.rank(); ++d) {
-      if (content.shape()[d] != type.shape[d]) type.shape[d] = kUnknownDim;
-    }
-  }
-  return type;
 }
 
 std::vector<NamedTensor> those_named(std::span<const NamedTensor> feeds,

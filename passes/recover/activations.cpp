@@ -5,6 +5,7 @@
 
 #include "compress/error.h"
 #include "compress/quant/qparams.h"
+#include "compress/runtime/common_type.h"
 #include "compress/runtime/session.h"
 #include "passes/edit.h"
 
@@ -30,18 +31,6 @@ Source source_of(const Graph& graph, ValueId id) {
   params.scales = {static_cast<float>(scale->to_double())};
   params.zero_points = {static_cast<int32_t>(zero->to_double())};
   return {node.inputs[0], std::move(params)};
-}
-
-// Lowering to integer kernels wants to know shapes; what differs between samples stays open.
-TypeInfo common_type(const std::vector<Tensor>& contents) {
-  TypeInfo type{contents[0].dtype(), true, contents[0].shape()};
-  for (const Tensor& content : contents) {
-    if (content.shape().rank() != type.shape.rank()) return {type.dtype, false, {}};
-    for (int d = 0; d < type.shape.rank(); ++d) {
-      if (content.shape()[d] != type.shape[d]) type.shape[d] = kUnknownDim;
-    }
-  }
-  return type;
 }
 
 int64_t bytes_of(const std::vector<Tensor>& contents) {

@@ -29,23 +29,6 @@ void turn(const float* in, int64_t in_stride, float* out, int64_t out_stride) no
   }
 }
 
-void tile_32(const uint32_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out,
-             int64_t out_stride) noexcept {
-  // Only moved, never computed with: no bit pattern changes.
-  const auto* from = reinterpret_cast<const float*>(in);
-  auto* to = reinterpret_cast<float*>(out);
-  const int64_t whole_rows = rows / 8 * 8, whole_columns = columns / 8 * 8;
-  for (int64_t c = 0; c < whole_columns; c += 8) {
-    for (int64_t r = 0; r < whole_rows; r += 8) {
-      turn(from + r * in_stride + c, in_stride, to + c * out_stride + r, out_stride);
-    }
-  }
-  for (int64_t c = 0; c < columns; ++c) {
-    const int64_t first = c < whole_columns ? whole_rows : 0;
-    for (int64_t r = first; r < rows; ++r) out[c * out_stride + r] = in[r * in_stride + c];
-  }
-}
-
 // Two rows become one of pairs: the shuffle of channels in two groups, channels last.
 void interleave(const uint8_t* a, const uint8_t* b, int64_t count, uint8_t* out) noexcept {
   int64_t i = 0;
@@ -86,9 +69,10 @@ void turn(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride
   }
 }
 
-void tile_8(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint8_t* out,
-            int64_t out_stride) noexcept {
-  if (rows == 2 && out_stride == 2) return interleave(in, in + in_stride, columns, out);
+// Blocks of eight by eight, and what is left over element by element.
+template <class T>
+void turn_all(const T* in, int64_t in_stride, int64_t rows, int64_t columns, T* out,
+              int64_t out_stride) noexcept {
   const int64_t whole_rows = rows / 8 * 8, whole_columns = columns / 8 * 8;
   for (int64_t c = 0; c < whole_columns; c += 8) {
     for (int64_t r = 0; r < whole_rows; r += 8) {
@@ -99,6 +83,19 @@ void tile_8(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns,
     const int64_t first = c < whole_columns ? whole_rows : 0;
     for (int64_t r = first; r < rows; ++r) out[c * out_stride + r] = in[r * in_stride + c];
   }
+}
+
+void tile_32(const uint32_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out,
+             int64_t out_stride) noexcept {
+  // Only moved, never computed with: no bit pattern changes.
+  turn_all(reinterpret_cast<const float*>(in), in_stride, rows, columns,
+           reinterpret_cast<float*>(out), out_stride);
+}
+
+void tile_8(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint8_t* out,
+            int64_t out_stride) noexcept {
+  if (rows == 2 && out_stride == 2) return interleave(in, in + in_stride, columns, out);
+  turn_all(in, in_stride, rows, columns, out, out_stride);
 }
 
 }  // namespace
