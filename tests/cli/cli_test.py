@@ -366,6 +366,21 @@ class Training(Case):
                           expect=2, says=says)
 
 
+EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples/fashion_mnist"
+
+
+class Shipped(Case):
+    @unittest.skipUnless(pathlib.Path("/usr/share/datasets/fashion-mnist").exists(),
+                         "Debian's dataset-fashion-mnist is not installed")
+    def test_the_trained_example_is_as_good_as_it_says_and_becomes_int8(self):
+        report = self.report("quantize", EXAMPLE / "cnn.onnx", "-o", "y.onnx", "--mode", "static",
+                             "--calibration-data", EXAMPLE / "train.json", "--eval-data",
+                             EXAMPLE / "test.json", "--eval-samples", 10000, "--gate",
+                             "top1_drop<=0.5%", "--gate", "size_ratio<=0.3", *QUICK)
+        self.assertEqual(report["result"], "passed")
+        self.assertAlmostEqual(report["accuracy"]["reference"]["top1"], 0.9087, delta=0.002)
+
+
 class Search(Case):
     WORDS = ["--data", F / "test.npz", "--max-drop", "1%", "--budget", "2m", *QUICK]
 
