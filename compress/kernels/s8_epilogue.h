@@ -35,6 +35,8 @@ struct S8Finish {
   int32_t zero_point;
   S8Output output;
   bool is_signed;
+  bool saturates;  // quantized: the bounds are those of the type, and every scale is below 1, so
+                   // that packing to bytes with saturation needs no other clamp
 };
 
 }  // namespace compress::kernels

@@ -1,6 +1,7 @@
 #include "compress/kernels/s8_finish.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace compress::kernels {
 
@@ -17,7 +18,7 @@ S8Finish make_s8_finish(const S8Epilogue& epilogue, int64_t channels, const int3
   }
   std::fill(offset + channels, offset + padded, 0);
 
-  S8Finish finish{offset, scale, float_bias, 0, 0, 0, epilogue.output, epilogue.is_signed};
+  S8Finish finish{offset, scale, float_bias, 0, 0, 0, epilogue.output, epilogue.is_signed, false};
   if (epilogue.output == S8Output::int32) return finish;
   for (int64_t i = 0; i < channels; ++i) scale[i] = epilogue.scale[i] * epilogue.scale_factor;
   std::fill(scale + channels, scale + padded, 0.0f);
@@ -32,6 +33,10 @@ S8Finish make_s8_finish(const S8Epilogue& epilogue, int64_t channels, const int3
   finish.zero_point = epilogue.zero_point;
   finish.lo = static_cast<float>(epilogue.lo - epilogue.zero_point);
   finish.hi = static_cast<float>(epilogue.hi - epilogue.zero_point);
+  const bool whole = epilogue.is_signed ? epilogue.lo == -128 && epilogue.hi == 127
+                                        : epilogue.lo == 0 && epilogue.hi == 255;
+  finish.saturates = whole && std::all_of(scale, scale + channels,
+                                          [](float value) { return std::abs(value) < 1.0f; });
   return finish;
 }
 

@@ -8,6 +8,22 @@ namespace {
 // "name\0operator" pairs of what a fused node stands for.
 constexpr const char* kOrigins = "compress_origins";
 
+// Identity, and Cast to the type that its operand has: exporters of quantized models leave many.
+void drop_copies(Graph& graph) {
+  for (const NodeId id : std::vector<NodeId>(graph.order())) {
+    const Node& node = graph.node(id);
+    if (!node.is("Identity") && !node.is("Cast")) continue;
+    if (node.inputs.size() != 1 || node.outputs.size() != 1 || node.inputs[0] == kNoValue) continue;
+    const ValueId from = node.inputs[0], to = node.outputs[0];
+    const Value& value = graph.value(from);
+    const DType dtype = value.is_constant() ? value.constant.dtype() : value.type.dtype;
+    const bool same = dtype != DType::undefined && node.int_or("to", 0) == static_cast<int>(dtype);
+    if (graph.is_output(to) || (node.is("Cast") && !same)) continue;
+    graph.replace_uses(to, from);
+    graph.erase(id);
+  }
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> origins_of(const Node& node) {
@@ -36,6 +52,7 @@ void lower(Model& model) {
   erase_dead(model.graph);
   infer_types(model);
   if (widen_half(model.graph)) infer_types(model);
+  drop_copies(model.graph);
   lower_quantized(model.graph, model);
   lower_weight_only(model.graph, model);
   fold_into_convolutions(model.graph);

@@ -34,6 +34,10 @@ Tensor zero_point_of(DType dtype, int value) {
   return Tensor::scalar<uint8_t>(static_cast<uint8_t>(value));
 }
 
+Tensor ints(std::vector<int64_t> values) {
+  return Tensor::from<int64_t>({static_cast<int64_t>(values.size())}, values);
+}
+
 struct Graphs {
   GraphBuilder b;
   ValueId quantize(ValueId x, float scale, int zero_point, DType dtype) {
@@ -256,6 +260,114 @@ void compare_floats(const Model& model, const std::vector<NamedTensor>& feeds, d
   const std::vector<Tensor> ours = lowered.run(feeds);
   const std::vector<Tensor> theirs = oracle.run(feeds);
   for (size_t i = 0; i < ours.size(); ++i) CHECK(relative_error(ours[i], theirs[i]) <= tolerance);
+}
+
+// One operator of the QOperator form between Quantize and Dequantize. `make` gets the quantized
+// input (scale 0.02) and gives the operator's output, of scale 0.05.
+template <class Make>
+void check_qoperator(DType dtype, const Shape& shape, const std::string& op,
+                     const std::string& kernel, Make&& make) {
+  CAPTURE(op, info(dtype).name);
+  const int zero = dtype == DType::int8 ? -3 : 117;
+  Graphs g;
+  const ValueId x = g.b.input("x", DType::float32, {2, 16, 9, 7});
+  ValueId in = x;
+  if (shape.rank() == 2) in = g.b.op("Reshape", {x, g.b.constant(ints({2, -1}))});
+  const ValueId y = make(g, g.quantize(in, 0.02f, zero, dtype), zero);
+  const bool is_float = g.b.graph().node(g.b.graph().value(y).producer).op_type == "QGemm" &&
+                        g.b.graph().node(g.b.graph().value(y).producer).inputs.size() < 8;
+  g.b.output(is_float ? y : g.dequantize(y, 0.05f, zero, dtype), "y");
+  const Model model = std::move(g.b).model(17);
+  compare_steps(model, {{"x", normal({2, 16, 9, 7})}}, 0.05f, op, kernel);
+}
+
+TEST_CASE("operators of the QOperator form run on the same kernels") {
+  for (const DType dtype : {DType::uint8, DType::int8}) {
+    const Shape image{2, 16, 9, 7};
+    const auto scale = [](Graphs& g, float value) {
+      return g.b.constant(Tensor::scalar<float>(value));
+    };
+    const auto point = [&](Graphs& g, int value) {
+      return g.b.constant(zero_point_of(dtype, value));
+    };
+    for (const std::string op : {"QLinearAdd", "QLinearMul"}) {
+      check_qoperator(dtype, image, op, op == "QLinearAdd" ? "add_s8/" : "mul_s8/",
+                      [&](Graphs& g, ValueId x, int zero) {
+                        const ValueId other = g.b.constant(bytes(dtype, {16, 1, 1}, -128, 127));
+                        return g.b.op(op,
+                                      {x, scale(g, 0.02f), point(g, zero), other, scale(g, 0.03f),
+                                       point(g, zero + 5), scale(g, 0.05f), point(g, zero)},
+                                      {}, "com.microsoft");
+                      });
+    }
+    // Scales without a simple ratio: halves would be rounded by the last bit of either way.
+    check_qoperator(dtype, image, "QLinearAveragePool", "average_pool_s8/",
+                    [&](Graphs& g, ValueId x, int zero) {
+                      return g.b.op(
+                          "QLinearAveragePool",
+                          {x, scale(g, 0.0213f), point(g, zero), scale(g, 0.0507f), point(g, zero)},
+                          {attr("kernel_shape", std::vector<int64_t>{3, 2}),
+                           attr("pads", std::vector<int64_t>{1, 0, 1, 1}),
+                           attr("strides", std::vector<int64_t>{2, 1})},
+                          "com.microsoft");
+                    });
+    // Sums of 63 values around 0: a mean spans few steps, so that their scale is a smaller one.
+    check_qoperator(dtype, image, "QLinearGlobalAveragePool", "average_pool_s8/",
+                    [&](Graphs& g, ValueId x, int zero) {
+                      return g.b.op(
+                          "QLinearGlobalAveragePool",
+                          {x, scale(g, 0.4f), point(g, zero), scale(g, 0.05f), point(g, zero)}, {},
+                          "com.microsoft");
+                    });
+    check_qoperator(dtype, image, "QLinearConcat", "concat", [&](Graphs& g, ValueId x, int zero) {
+      return g.b.op("QLinearConcat",
+                    {scale(g, 0.05f), point(g, zero), x, scale(g, 0.02f), point(g, zero), x,
+                     scale(g, 0.04f), point(g, zero + 9)},
+                    {attr("axis", int64_t{1})}, "com.microsoft");
+    });
+    for (const std::string op : {"QLinearSigmoid", "QLinearLeakyRelu"}) {
+      check_qoperator(dtype, image, op, "lookup_s8", [&](Graphs& g, ValueId x, int zero) {
+        // A scale of 0.1 spreads the logistic function over more than ten steps.
+        return g.b.op(op, {x, scale(g, 0.1f), point(g, zero), scale(g, 0.05f), point(g, zero)},
+                      op == "QLinearSigmoid" ? std::vector<Attribute>{}
+                                             : std::vector<Attribute>{attr("alpha", 0.2f)},
+                      "com.microsoft");
+      });
+    }
+    for (const bool is_float : {false, true}) {
+      check_qoperator(
+          dtype, {2, 16 * 9 * 7}, "QGemm", "gemm_s8/", [&](Graphs& g, ValueId x, int zero) {
+            std::vector<ValueId> inputs = {
+                x,
+                scale(g, 0.02f),
+                point(g, zero),
+                g.b.constant(bytes(DType::int8, {40, 16 * 9 * 7}, -127, 127)),
+                scale(g, 0.003f),
+                g.b.constant(zero_point_of(DType::int8, 0)),
+                g.b.constant(Tensor::zeros(DType::int32, {40}))};
+            if (!is_float) {
+              inputs.push_back(scale(g, 0.05f));
+              inputs.push_back(point(g, zero));
+            }
+            return g.b.op("QGemm", inputs, {attr("transB", int64_t{1})}, "com.microsoft");
+          });
+    }
+  }
+}
+
+TEST_CASE("casts to the type that is there leave nothing to run") {
+  Graphs g;
+  const ValueId x = g.b.input("x", DType::float32, {2, 16, 9, 7});
+  const ValueId q = g.b.op("Cast", {g.quantize(x, 0.02f, 117, DType::uint8)},
+                           {attr("to", static_cast<int64_t>(DType::uint8))});
+  const ValueId in = g.b.op("Identity", {g.dequantize(q, 0.02f, 117, DType::uint8)});
+  const ValueId y = g.b.op("Conv", {in, g.weights({8, 16, 1, 1}, 0, true)});
+  g.b.output(g.both(y, 0.11f, 117, DType::uint8), "y");
+  const Model model = std::move(g.b).model(13);
+  compare_steps(model, {{"x", normal({2, 16, 9, 7})}}, 0.11f, "Conv", "conv_s8/");
+  Session session(model);
+  session.run(std::vector<NamedTensor>{{"x", normal({2, 16, 9, 7})}});
+  CHECK_FALSE(has_kernel(session, "Cast", ""));
 }
 
 TEST_CASE("a float region runs channels-last and gives the same numbers") {

@@ -43,7 +43,7 @@ struct Finish {
   __m256 lo, hi;
   __m256i zero_point;
   S8Output output;
-  bool is_signed;
+  bool is_signed, saturates;
   void* out;
 
   Finish(const S8Finish& f, void* memory, int64_t channel) noexcept
@@ -55,6 +55,7 @@ struct Finish {
         zero_point(_mm256_set1_epi16(static_cast<int16_t>(f.zero_point))),
         output(f.output),
         is_signed(f.is_signed),
+        saturates(f.saturates),
         out(memory) {}
 
   static Sums table(const void* p, int64_t channel) noexcept {
@@ -70,10 +71,13 @@ struct Finish {
   // What has the offset in it.
   void store_sums(Sums sums, int64_t at) const noexcept {
     if (output == S8Output::quantized) {
-      const __m256i even = rounded(sums.even, _mm256_castsi256_ps(scale.even), lo, hi);
-      const __m256i odd = rounded(sums.odd, _mm256_castsi256_ps(scale.odd), lo, hi);
-      // Channels 0 to 15; within 255 of 0, so that 16 bits hold them with their zero point.
-      const __m256i words = _mm256_add_epi16(_mm256_packs_epi32(even, odd), zero_point);
+      const __m256 first = _mm256_castsi256_ps(scale.even);
+      const __m256 second = _mm256_castsi256_ps(scale.odd);
+      const __m256i even =
+          saturates ? rounded(sums.even, first) : rounded(sums.even, first, lo, hi);
+      const __m256i odd = saturates ? rounded(sums.odd, second) : rounded(sums.odd, second, lo, hi);
+      // Channels 0 to 15.
+      const __m256i words = _mm256_adds_epi16(_mm256_packs_epi32(even, odd), zero_point);
       const __m128i left = _mm256_castsi256_si128(words);
       const __m128i right = _mm256_extracti128_si256(words, 1);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint8_t*>(out) + at),

@@ -8,11 +8,13 @@
 namespace compress::kernels {
 namespace {
 
-// The elements from `at` on as whole registers; what lies beyond `count` is `fill`.
+// The elements from `at` on as a whole register; what lies beyond `count` is `fill`.
 __m256 load_rest(const float* x, int64_t at, int64_t count, float fill) noexcept {
-  alignas(32) float rest[8];
-  for (int64_t k = 0; k < 8; ++k) rest[k] = at + k < count ? x[at + k] : fill;
-  return _mm256_load_ps(rest);
+  static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const int64_t left = count - at < 8 ? count - at : 8;
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - left));
+  return _mm256_blendv_ps(number(fill), _mm256_maskload_ps(x + at, mask),
+                          _mm256_castsi256_ps(mask));
 }
 
 void store_rest(__m256 value, float* out, int64_t at, int64_t count) noexcept {

@@ -91,17 +91,20 @@ struct QuantizedStore {
         width(columns),
         is_signed(p.finish.is_signed) {}
 
-  // Within 255 of 0, so that 16 bits hold the values with their zero point.
+  template <bool kSaturates>
   __attribute__((always_inline)) __m256i words(Columns sums) const noexcept {
-    return _mm256_add_epi16(_mm256_packs_epi32(rounded(sums.low, scale_low, lo, hi),
-                                               rounded(sums.high, scale_high, lo, hi)),
-                            zero_point);
+    const __m256i low =
+        kSaturates ? rounded(sums.low, scale_low) : rounded(sums.low, scale_low, lo, hi);
+    const __m256i high =
+        kSaturates ? rounded(sums.high, scale_high) : rounded(sums.high, scale_high, lo, hi);
+    return _mm256_adds_epi16(_mm256_packs_epi32(low, high), zero_point);
   }
 
-  template <bool kSecond>
+  template <bool kSecond, bool kSaturates>
   __attribute__((always_inline)) void rows(int64_t row, Columns first,
                                            Columns second) const noexcept {
-    const __m256i top_words = words(first), bottom_words = kSecond ? words(second) : top_words;
+    const __m256i top_words = words<kSaturates>(first);
+    const __m256i bottom_words = kSecond ? words<kSaturates>(second) : top_words;
     const __m256i mixed = is_signed ? _mm256_packs_epi16(top_words, bottom_words)
                                     : _mm256_packus_epi16(top_words, bottom_words);
     const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, order);
@@ -114,6 +117,18 @@ struct QuantizedStore {
       store_part(top, to, width);
       if constexpr (kSecond) store_part(bottom, to + ldc, width);
     }
+  }
+
+  // The first kCount of six rows.
+  template <int kCount, bool kSaturates>
+  __attribute__((always_inline)) void all(Columns r0, Columns r1, Columns r2, Columns r3,
+                                          Columns r4, Columns r5) const noexcept {
+    if constexpr (kCount == 1) rows<false, kSaturates>(0, r0, r0);
+    if constexpr (kCount >= 2) rows<true, kSaturates>(0, r0, r1);
+    if constexpr (kCount == 3) rows<false, kSaturates>(2, r2, r2);
+    if constexpr (kCount >= 4) rows<true, kSaturates>(2, r2, r3);
+    if constexpr (kCount == 5) rows<false, kSaturates>(4, r4, r4);
+    if constexpr (kCount == 6) rows<true, kSaturates>(4, r4, r5);
   }
 };
 
@@ -131,7 +146,7 @@ void finish(const GemmS8Block& p, Columns* acc, int64_t row, int64_t column) noe
   }
   if (p.finish.output == S8Output::quantized) {
     const QuantizedStore store(p, row, column, width);
-    for (int r = 0; r < kCount; ++r) store.rows<false>(r, acc[r], acc[r]);
+    for (int r = 0; r < kCount; ++r) store.rows<false, false>(r, acc[r], acc[r]);
     return;
   }
   int32_t* out = static_cast<int32_t*>(p.out) + row * p.ldc + column;
@@ -203,12 +218,13 @@ void tile(const GemmS8Block& p, int64_t row, const int8_t* b, int64_t column) no
   if (p.finish.output == S8Output::quantized && p.b_zero == nullptr) {  // straight from registers
     const int64_t width = p.columns - column;
     const QuantizedStore store(p, row, column, width < kS8PanelColumns ? width : kS8PanelColumns);
-    if constexpr (kCount == 1) store.rows<false>(0, {low0, high0}, {low0, high0});
-    if constexpr (kCount >= 2) store.rows<true>(0, {low0, high0}, {low1, high1});
-    if constexpr (kCount == 3) store.rows<false>(2, {low2, high2}, {low2, high2});
-    if constexpr (kCount >= 4) store.rows<true>(2, {low2, high2}, {low3, high3});
-    if constexpr (kCount == 5) store.rows<false>(4, {low4, high4}, {low4, high4});
-    if constexpr (kCount == 6) store.rows<true>(4, {low4, high4}, {low5, high5});
+    const Columns r0{low0, high0}, r1{low1, high1}, r2{low2, high2};
+    const Columns r3{low3, high3}, r4{low4, high4}, r5{low5, high5};
+    if (p.finish.saturates) {
+      store.all<kCount, true>(r0, r1, r2, r3, r4, r5);
+    } else {
+      store.all<kCount, false>(r0, r1, r2, r3, r4, r5);
+    }
     return;
   }
   Columns acc[6] = {{low0, high0}, {low1, high1}, {low2, high2},

@@ -47,6 +47,11 @@ namespace {
   return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(scaled, lo), hi));
 }
 
+// The same where S8Finish::saturates: what packs it to bytes clamps.
+[[maybe_unused]] inline __m256i rounded(__m256i acc, __m256 scale) noexcept {
+  return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale));
+}
+
 [[maybe_unused]] inline __m256i quantize(__m256i acc, __m256 scale, __m256 lo, __m256 hi,
                                          __m256i zero_point) noexcept {
   return _mm256_add_epi32(rounded(acc, scale, lo, hi), zero_point);

@@ -44,6 +44,42 @@ void interleave(const uint8_t* a, const uint8_t* b, int64_t count, uint8_t* out)
   }
 }
 
+// Where the bytes of 16 pixels of three channels come from: plane by plane, 0x80 where none does.
+struct Masks3 {
+  alignas(16) uint8_t of[3][3][16] = {};  // [part of the output][plane][byte]
+  constexpr Masks3() {
+    for (int i = 0; i < 48; ++i) {
+      for (int plane = 0; plane < 3; ++plane) {
+        of[i / 16][plane][i % 16] = static_cast<uint8_t>(i % 3 == plane ? i / 3 : 0x80);
+      }
+    }
+  }
+};
+constexpr Masks3 kMasks3;
+
+// Three rows become one of triples: a picture's planes, channels last.
+void interleave(const uint8_t* in, int64_t stride, int64_t count, uint8_t* out) noexcept {
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    __m128i row[3];
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      row[k] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + k * stride + i));
+    }
+#pragma GCC unroll 3
+    for (int part = 0; part < 3; ++part) {
+      const auto* masks = reinterpret_cast<const __m128i*>(kMasks3.of[part]);
+      const __m128i two = _mm_or_si128(_mm_shuffle_epi8(row[0], _mm_load_si128(masks)),
+                                       _mm_shuffle_epi8(row[1], _mm_load_si128(masks + 1)));
+      const __m128i all = _mm_or_si128(two, _mm_shuffle_epi8(row[2], _mm_load_si128(masks + 2)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * i + 16 * part), all);
+    }
+  }
+  for (; i < count; ++i) {
+    for (int k = 0; k < 3; ++k) out[3 * i + k] = in[k * stride + i];
+  }
+}
+
 // Eight rows of eight bytes, turned in registers: pairs of rows, then of pairs, then of those.
 void turn(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) noexcept {
   __m128i row[8], pair[4];
@@ -95,6 +131,7 @@ void tile_32(const uint32_t* in, int64_t in_stride, int64_t rows, int64_t column
 void tile_8(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint8_t* out,
             int64_t out_stride) noexcept {
   if (rows == 2 && out_stride == 2) return interleave(in, in + in_stride, columns, out);
+  if (rows == 3 && out_stride == 3) return interleave(in, in_stride, columns, out);
   turn_all(in, in_stride, rows, columns, out, out_stride);
 }
 
