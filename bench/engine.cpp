@@ -1,7 +1,9 @@
 // Every model in both engines, ours and ONNX Runtime (a Python child), alternately run by run;
 // prints medians, smallest runs, and the ratios of each. Usage:
-//   engine [--threads N] [--seconds S] [--python PYTHON] [--profile] MODEL_OR_FOLDER...
-// With --profile: our engine alone, each kernel's share of a run.
+//   engine [--threads N] [--seconds S] [--python PYTHON] [--profile | --memory FEED.npz] MODEL...
+// With --profile: our engine alone, each kernel's share of a run. With --memory, which
+// bench/memory.py calls: writes a feed, and prints the most memory in kB before a model is read and
+// after three runs.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -107,7 +110,28 @@ struct Settings {
   double seconds = 3;
   std::string python = "python3";
   bool profile = false;
+  std::string memory;  // file for the feed
 };
+
+// Most resident memory so far, kB.
+int64_t peak_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::atoll(line.c_str() + 6);
+  }
+  return 0;
+}
+
+void measure_memory(const fs::path& path, const Settings& settings) {
+  const int64_t before = peak_memory();
+  const compress::Model model = compress::read_onnx(path.string());
+  const std::vector<NamedTensor> feed =
+      compress::random_feed(model, shapes_for(path.stem().string()), 1);
+  compress::Session session(model);
+  for (int run = 0; run < 3; ++run) session.run(feed);
+  fmt::print("{} {}\n", before, peak_memory());
+  compress::write_npz(settings.memory, feed, true);
+}
 
 // Medians of a kernel's time by node; the slowest first.
 void profile(const fs::path& path) {
@@ -214,6 +238,8 @@ int main(int argc, char** argv) {
       settings.python = argv[++i];
     } else if (word == "--profile") {
       settings.profile = true;
+    } else if (word == "--memory" && i + 1 < argc) {
+      settings.memory = argv[++i];
     } else if (fs::is_directory(word)) {
       for (const auto& entry : fs::directory_iterator(word)) {
         if (entry.path().extension() == ".onnx") models.push_back(entry.path());
@@ -224,6 +250,10 @@ int main(int argc, char** argv) {
   }
   std::sort(models.begin(), models.end());
   compress::set_thread_count(settings.threads);
+  if (!settings.memory.empty()) {
+    for (const fs::path& path : models) measure_memory(path, settings);
+    return 0;
+  }
   if (settings.profile) {
     for (const fs::path& path : models) profile(path);
     return 0;

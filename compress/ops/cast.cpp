@@ -179,7 +179,8 @@ Kernel prepare_cast(const NodeContext& context) {
           return block_kernel<To, From>(context, rounding);
         }
       }
-      return unary_kernel<To, From>(context, cast_one<To, From>);
+      // A lambda: through a function pointer every element would be a call.
+      return unary_kernel<To, From>(context, [](From value) { return cast_one<To>(value); });
     });
   });
 }

@@ -323,6 +323,44 @@ class ActivationMatch {
   kernels::ActivationF32 activation_;
 };
 
+// An activation written out in several nodes becomes the one node that ONNX has for it.
+void join_activation(Graph& graph, ValueId x) {
+  const std::optional<FusedActivation> found = ActivationMatch(graph, x).match();
+  if (!found || found->parts.size() < 2) return;
+  NodeSpec spec;
+  switch (found->activation.op) {
+    case ElementOp::hard_swish:
+      spec.op_type = "HardSwish";
+      break;
+    case ElementOp::gelu:
+      spec.op_type = "Gelu";
+      break;
+    case ElementOp::gelu_tanh:
+      spec.op_type = "Gelu";
+      spec.attributes = {{"approximate", std::string("tanh"), ""}};
+      break;
+    default:
+      return;
+  }
+  spec.inputs = {x};
+  spec.outputs = {graph.value(found->out).name + "/joined"};
+  const TypeInfo type = graph.value(found->out).type;
+  const NodeId joined = graph.add(std::move(spec));
+  graph.set_type(graph.node(joined).outputs[0], type);
+  for (const NodeId part : found->parts) add_origin(graph, joined, part);
+  graph.replace_uses(found->out, graph.node(joined).outputs[0]);
+}
+
+void join_activations(Graph& graph) {
+  for (const NodeId id : std::vector<NodeId>(graph.order())) {
+    if (!graph.node(id).alive) continue;
+    for (const ValueId out : std::vector<ValueId>(graph.node(id).outputs)) {
+      if (out != kNoValue && is_float(graph, out)) join_activation(graph, out);
+    }
+  }
+  erase_dead(graph);
+}
+
 // --- Chains --------------------------------------------------------------------------------------
 
 class Chains {
@@ -477,6 +515,9 @@ bool only_used_by(const Graph& graph, ValueId id, const std::vector<NodeId>& par
   return used_within(graph, id, parts);
 }
 
-void lower_elements(Graph& graph, const Model&) { Chains(graph).run(); }
+void lower_elements(Graph& graph, const Model&) {
+  join_activations(graph);
+  Chains(graph).run();
+}
 
 }  // namespace compress::runtime

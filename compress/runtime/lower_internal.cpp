@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "compress/error.h"
+#include "compress/kernels/gemm_s8/gemm_s8.h"
 #include "compress/runtime/lower.h"
 
 namespace compress::runtime {
@@ -134,6 +135,10 @@ Shape channels_last(const Shape& shape) {
   for (int i = 2; i < shape.rank(); ++i) out.push_back(shape[i]);
   out.push_back(shape[1]);
   return out;
+}
+
+std::string gemm_key(int64_t rows, bool transposed) {
+  return fmt::format("gemm{}{}", transposed ? "'" : "", kernels::prefers_pairs(rows) ? "+" : "");
 }
 
 std::shared_ptr<const void> shared_packing(const Tensor& source, const std::string& key,

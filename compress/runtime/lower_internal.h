@@ -123,6 +123,9 @@ Shape channels_last(const Shape& shape);
 std::shared_ptr<const void> shared_packing(const Tensor& source, const std::string& key,
                                            FunctionRef<std::shared_ptr<const void>()> make);
 
+// The key of int8 weights packed for that many rows.
+std::string gemm_key(int64_t rows, bool transposed);
+
 template <class T, class Make>
 std::shared_ptr<const T> packed_once(const Tensor& source, const std::string& key, Make&& make) {
   return std::static_pointer_cast<const T>(shared_packing(

@@ -153,14 +153,15 @@ Kernel prepare_dynamic_matmul(const NodeContext& context) {
     std::vector<float> scales;
     std::vector<float> bias;
   };
+  const int64_t rows = context.shape(0).count(0, context.shape(0).rank() - 1);
   auto state = std::make_shared<State>();
-  state->packed = packed_once<kernels::PackedGemmS8>(*weights, "gemm", [&] {
+  state->packed = packed_once<kernels::PackedGemmS8>(*weights, gemm_key(rows, false), [&] {
     const TensorData data = weights->read();
     const TensorData zero = zero_point != nullptr ? zero_point->read() : TensorData();
     source.data = data.view().data;
     source.zero_point = zero.view().data;
     source.zero_point_per_column = zero_point != nullptr && zero_point->count() > 1;
-    return kernels::pack_gemm_s8(source);
+    return kernels::pack_gemm_s8_for(source, rows);
   });
   const TensorData scales = context.constant(4)->read();
   state->scales.assign(scales.as<float>().begin(), scales.as<float>().end());
@@ -168,7 +169,7 @@ Kernel prepare_dynamic_matmul(const NodeContext& context) {
     state->scales.assign(static_cast<size_t>(source.n), state->scales[0]);
   }
   kernels::GemmS8Args args;
-  args.m = context.shape(0).count(0, context.shape(0).rank() - 1);
+  args.m = rows;
   args.lda = source.k;
   args.ldc = source.n;
   args.epilogue.output = kernels::S8Output::float32;

@@ -95,10 +95,12 @@ Kernel prepare_conv(const NodeContext& context) {
     Epilogue epilogue;
   };
   const Tensor* zero_point = context.node().tensor_or_null(kWZeroPoint);
-  const std::string key =
-      fmt::format("conv{}/{}/{}x{}/{}x{}/{},{},{},{}", params.groups, params.in_channels,
-                  params.stride_h, params.stride_w, params.dilation_h, params.dilation_w,
-                  params.pad_top, params.pad_left, params.pad_bottom, params.pad_right);
+  const int64_t pixels = window.batch * window.out_h * window.out_w;
+  const bool many = kernels::prefers_pairs(pixels);
+  const std::string key = fmt::format(
+      "conv{}{}/{}/{}x{}/{}x{}/{},{},{},{}", many ? "+" : "", params.groups, params.in_channels,
+      params.stride_h, params.stride_w, params.dilation_h, params.dilation_w, params.pad_top,
+      params.pad_left, params.pad_bottom, params.pad_right);
   auto state = std::make_shared<State>(
       State{packed_once<kernels::PackedConvS8>(
                 *weights, key,
@@ -110,7 +112,7 @@ Kernel prepare_conv(const NodeContext& context) {
                   source.is_signed = weights->dtype() == DType::int8;
                   source.zero_point = zero.view().data;
                   source.zero_point_per_channel = zero_point != nullptr && zero_point->count() > 1;
-                  return kernels::pack_conv_s8(params, source);
+                  return kernels::pack_conv_s8_for(params, source, pixels);
                 }),
             Epilogue(context, params.out_channels)});
   kernels::ConvS8Args args;
@@ -159,24 +161,25 @@ Kernel prepare_matmul(const NodeContext& context) {
   source.k = weights->shape()[transposed ? 1 : 0];
   source.n = weights->shape()[transposed ? 0 : 1];
   source.ld = weights->shape()[1];
+  const int64_t rows = x.count(0, x.rank() - 1);
   struct State {
     std::shared_ptr<const kernels::PackedGemmS8> packed;
     Epilogue epilogue;
   };
   auto state = std::make_shared<State>(
       State{packed_once<kernels::PackedGemmS8>(
-                *weights, transposed ? "gemm'" : "gemm",
+                *weights, gemm_key(rows, transposed),
                 [&] {
                   const TensorData data = weights->read();
                   const TensorData zero = zero_point != nullptr ? zero_point->read() : TensorData();
                   source.data = data.view().data;
                   source.zero_point = zero.view().data;
                   source.zero_point_per_column = zero_point != nullptr && zero_point->count() > 1;
-                  return kernels::pack_gemm_s8(source);
+                  return kernels::pack_gemm_s8_for(source, rows);
                 }),
             Epilogue(context, source.n)});
   kernels::GemmS8Args args;
-  args.m = x.count(0, x.rank() - 1);
+  args.m = rows;
   args.lda = source.k;
   args.a_signed = context.dtype(0) == DType::int8;
   args.a_zero_point = static_cast<int32_t>(context.node().int_or(kXZeroPoint, 0));
@@ -215,6 +218,30 @@ using BinaryRow = void (*)(const uint8_t* a, const uint8_t* b, int64_t count,
 using BinaryParams = decltype(kernels::add_params);
 
 constexpr int64_t kSplat = 256;
+constexpr int64_t kPattern = 1024;
+
+// Elements after which the second operand repeats itself, as channels do, where the first has the
+// output's shape; 0 where they are not so.
+int64_t period_of(const Shape& out, const Shape& a, const Shape& b) {
+  if (!(a == out) || b.rank() == 0) return 0;
+  const int64_t last = b[b.rank() - 1];
+  return b.count() == last && last == out[out.rank() - 1] && last < kSplat ? last : 0;
+}
+
+// Short rows: the second operand is written out many times over.
+void run_repeated(BinaryRow row, const uint8_t* a, const uint8_t* b, int64_t period, bool swapped,
+                  int64_t count, const kernels::BinaryS8& params, uint8_t* out) {
+  std::array<uint8_t, kPattern> pattern;
+  const int64_t length = kPattern / period * period;
+  for (int64_t i = 0; i < length; i += period) std::copy_n(b, period, pattern.data() + i);
+  const int64_t grain = ops::kGrain / length + 1;
+  parallel_for(0, (count + length - 1) / length, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * length; i < std::min(end * length, count); i += length) {
+      const int64_t n = std::min(length, count - i);
+      row(swapped ? pattern.data() : a + i, swapped ? a + i : pattern.data(), n, params, out + i);
+    }
+  });
+}
 
 // Any shapes that broadcast. Along a row an operand has an element for each, or one for all, which
 // is written out in short runs.
@@ -227,9 +254,20 @@ Kernel prepare_binary(const NodeContext& context, const char* name, BinaryRow ro
       params_of_row(params_of(context, kXScale, kXZeroPoint, context.dtype(0)),
                     params_of(context, kBScale, kBZeroPoint, context.dtype(1)), y, lo, hi);
   const std::array<Shape, 2> shapes = {context.shape(0), context.shape(1)};
-  const ops::BroadcastPlan plan = ops::plan_broadcast(context.output_types[0].shape, shapes);
-  return {fmt::format("{}/{}", name, kernels::best_elementwise_s8().name),
-          [plan, params, row](const KernelArgs& args) {
+  const Shape& shape = context.output_types[0].shape;
+  const std::string kernel_name = fmt::format("{}/{}", name, kernels::best_elementwise_s8().name);
+  for (const bool swapped : {false, true}) {
+    const int64_t period = period_of(shape, shapes[swapped ? 1 : 0], shapes[swapped ? 0 : 1]);
+    if (period == 0) continue;
+    return {kernel_name, [=, count = shape.count()](const KernelArgs& args) {
+              const auto* a = static_cast<const uint8_t*>(args.inputs[swapped ? 1 : 0].data);
+              const auto* b = static_cast<const uint8_t*>(args.inputs[swapped ? 0 : 1].data);
+              run_repeated(row, a, b, period, swapped, count, params,
+                           static_cast<uint8_t*>(args.outputs[0].data));
+            }};
+  }
+  const ops::BroadcastPlan plan = ops::plan_broadcast(shape, shapes);
+  return {kernel_name, [plan, params, row](const KernelArgs& args) {
             const auto* a = static_cast<const uint8_t*>(args.inputs[0].data);
             const auto* b = static_cast<const uint8_t*>(args.inputs[1].data);
             auto* out = static_cast<uint8_t*>(args.outputs[0].data);

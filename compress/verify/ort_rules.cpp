@@ -14,110 +14,10 @@
 #include "compress/ops/op.h"
 #include "compress/runtime/prepare_graph.h"
 #include "compress/verify/multiply_adds.h"
+#include "compress/verify/ort_rule_table.h"
 
 namespace compress {
 namespace {
-
-constexpr std::string_view kMicrosoft = "com.microsoft";
-
-constexpr std::array kRules = {
-    OrtRule{"", "Conv", OrtKind::conv, "QLinearConv"},
-    OrtRule{"", "MatMul", OrtKind::matmul, "QLinearMatMul"},
-    OrtRule{"", "Gemm", OrtKind::gemm, "QGemm"},
-    OrtRule{"", "Add", OrtKind::elementwise, "QLinearAdd"},
-    OrtRule{"", "Mul", OrtKind::elementwise, "QLinearMul"},
-    OrtRule{"", "Concat", OrtKind::elementwise, "QLinearConcat"},
-    OrtRule{"", "AveragePool", OrtKind::elementwise, "QLinearAveragePool"},
-    OrtRule{"", "GlobalAveragePool", OrtKind::elementwise, "QLinearGlobalAveragePool"},
-    OrtRule{"", "Sigmoid", OrtKind::elementwise, "QLinearSigmoid"},
-    OrtRule{"", "LeakyRelu", OrtKind::elementwise, "QLinearLeakyRelu"},
-    OrtRule{"", "Softmax", OrtKind::elementwise, "QLinearSoftmax"},
-    OrtRule{"", "MaxPool", OrtKind::moves, "MaxPool"},
-    OrtRule{"", "Reshape", OrtKind::moves, "Reshape"},
-    OrtRule{"", "Transpose", OrtKind::moves, "Transpose"},
-    OrtRule{"", "Squeeze", OrtKind::moves, "Squeeze"},
-    OrtRule{"", "Unsqueeze", OrtKind::moves, "Unsqueeze"},
-    OrtRule{"", "Flatten", OrtKind::moves, "Flatten"},
-    OrtRule{"", "Slice", OrtKind::moves, "Slice"},
-    OrtRule{"", "Split", OrtKind::moves, "Split"},
-    OrtRule{"", "Gather", OrtKind::moves, "Gather"},
-    OrtRule{"", "GatherElements", OrtKind::moves, ""},
-    OrtRule{"", "GatherND", OrtKind::moves, ""},
-    OrtRule{"", "ReduceMax", OrtKind::moves, "ReduceMax"},
-    OrtRule{"", "DepthToSpace", OrtKind::moves, "DepthToSpace"},
-    OrtRule{"", "SpaceToDepth", OrtKind::moves, ""},
-    OrtRule{"", "Identity", OrtKind::moves, ""},
-    OrtRule{"", "Expand", OrtKind::moves, ""},
-    OrtRule{"", "Tile", OrtKind::moves, ""},
-    OrtRule{"", "Shape", OrtKind::moves, ""},
-    OrtRule{"", "Size", OrtKind::moves, ""},
-    OrtRule{"", "Constant", OrtKind::moves, ""},
-    OrtRule{"", "Dropout", OrtKind::moves, ""},
-    OrtRule{"", "Sub", OrtKind::no_integer, ""},
-    OrtRule{"", "Div", OrtKind::no_integer, ""},
-    OrtRule{"", "Tanh", OrtKind::no_integer, ""},
-    OrtRule{"", "Erf", OrtKind::no_integer, ""},
-    OrtRule{"", "Gelu", OrtKind::no_integer, ""},
-    OrtRule{"", "Exp", OrtKind::no_integer, ""},
-    OrtRule{"", "Sqrt", OrtKind::no_integer, ""},
-    OrtRule{"", "HardSwish", OrtKind::no_integer, ""},
-    OrtRule{"", "HardSigmoid", OrtKind::no_integer, ""},
-    OrtRule{"", "Relu", OrtKind::no_integer, ""},
-    OrtRule{"", "Clip", OrtKind::no_integer, ""},
-    OrtRule{"", "ReduceMean", OrtKind::no_integer, ""},
-    OrtRule{"", "Pad", OrtKind::no_integer, ""},
-    OrtRule{"", "Resize", OrtKind::no_integer, ""},
-    OrtRule{"", "ConvTranspose", OrtKind::no_integer, ""},
-    OrtRule{"", "LayerNormalization", OrtKind::no_integer, ""},
-    OrtRule{"", "InstanceNormalization", OrtKind::no_integer, ""},
-    OrtRule{"", "BatchNormalization", OrtKind::no_integer, ""},
-    OrtRule{"", "QLinearConv", OrtKind::integer, "QLinearConv"},
-    OrtRule{"", "QLinearMatMul", OrtKind::integer, "QLinearMatMul"},
-    OrtRule{"", "MatMulInteger", OrtKind::integer, "MatMulInteger"},
-    OrtRule{"", "ConvInteger", OrtKind::slow_integer, "ConvInteger"},
-    OrtRule{"", "DynamicQuantizeLinear", OrtKind::dynamic_quantize, "DynamicQuantizeLinear"},
-    OrtRule{kMicrosoft, "QLinearConv", OrtKind::integer, "QLinearConv"},
-    OrtRule{kMicrosoft, "QGemm", OrtKind::integer, "QGemm"},
-    OrtRule{kMicrosoft, "QLinearAdd", OrtKind::integer, "QLinearAdd"},
-    OrtRule{kMicrosoft, "QLinearMul", OrtKind::integer, "QLinearMul"},
-    OrtRule{kMicrosoft, "QLinearConcat", OrtKind::integer, "QLinearConcat"},
-    OrtRule{kMicrosoft, "QLinearAveragePool", OrtKind::integer, "QLinearAveragePool"},
-    OrtRule{kMicrosoft, "QLinearGlobalAveragePool", OrtKind::integer, "QLinearGlobalAveragePool"},
-    OrtRule{kMicrosoft, "QLinearSigmoid", OrtKind::integer, "QLinearSigmoid"},
-    OrtRule{kMicrosoft, "QLinearLeakyRelu", OrtKind::integer, "QLinearLeakyRelu"},
-    OrtRule{kMicrosoft, "QLinearSoftmax", OrtKind::integer, "QLinearSoftmax"},
-    OrtRule{kMicrosoft, "QLinearWhere", OrtKind::integer, "QLinearWhere"},
-    OrtRule{kMicrosoft, "MatMulIntegerToFloat", OrtKind::integer, "MatMulIntegerToFloat"},
-    OrtRule{kMicrosoft, "DynamicQuantizeMatMul", OrtKind::integer, "DynamicQuantizeMatMul"},
-    OrtRule{kMicrosoft, "DynamicQuantizeLSTM", OrtKind::integer, "DynamicQuantizeLSTM"},
-    OrtRule{kMicrosoft, "QAttention", OrtKind::integer, "QAttention"},
-    OrtRule{kMicrosoft, "MatMulNBits", OrtKind::packed, "MatMulNBits"},
-    OrtRule{kMicrosoft, "GatherBlockQuantized", OrtKind::packed, "GatherBlockQuantized"},
-};
-
-const OrtRule* rule_of(const Node& node) {
-  for (const OrtRule& rule : kRules) {
-    if (rule.op == node.op_type && rule.domain == node.domain) return &rule;
-  }
-  return nullptr;
-}
-
-std::string op_name(const Node& node) {
-  return node.domain.empty() ? node.op_type : node.domain + "." + node.op_type;
-}
-
-bool in_linear_domain(const Node& node) { return node.domain.empty() || node.domain == kMicrosoft; }
-// Other domains are not checked when a model is read: operands may be missing.
-bool has_operands(const Node& node) {
-  return node.inputs.size() >= 2 && node.inputs[0] != kNoValue && !node.outputs.empty() &&
-         node.outputs[0] != kNoValue;
-}
-bool is_quantize(const Node& node) {
-  return node.op_type == "QuantizeLinear" && in_linear_domain(node) && has_operands(node);
-}
-bool is_dequantize(const Node& node) {
-  return node.op_type == "DequantizeLinear" && in_linear_domain(node) && has_operands(node);
-}
 
 bool is_8_bit(DType dtype) { return dtype == DType::uint8 || dtype == DType::int8; }
 
@@ -147,7 +47,7 @@ class Rules {
   std::vector<OrtNode> run(const Graph& original) {
     for (const NodeId id : original.order()) {
       row(id).node = original.node(id).name;
-      row(id).op = op_name(original.node(id));
+      row(id).op = ort_op_name(original.node(id));
       if (!graph_.node(id).alive) set(id, OrtRuns::folded, "");
     }
     for (const NodeId id : graph_.order()) {
@@ -322,7 +222,7 @@ class Rules {
   void decide(NodeId id) {
     const Node& node = graph_.node(id);
     if (absorbed_.count(id) > 0) return;
-    const OrtRule* rule = rule_of(node);
+    const OrtRule* rule = ort_rule_of(node);
     if (rule == nullptr) return decide_unknown(id);
     switch (rule->kind) {
       case OrtKind::conv:
@@ -629,8 +529,6 @@ std::string_view name_of(OrtRuns runs) {
   return kNames[static_cast<size_t>(runs)];
 }
 
-std::span<const OrtRule> ort_rule_table() { return kRules; }
-
 std::vector<OrtNode> ort_rules(const Model& model, const std::map<std::string, Shape>& shapes) {
   Model typed = model;
   runtime::fold_constants(typed.graph, typed, true);
@@ -642,132 +540,6 @@ std::vector<OrtNode> ort_rules(const Model& model, const std::map<std::string, S
   std::vector<OrtNode> out;
   rule_graphs(model.graph, typed.graph, out);
   return out;
-}
-
-namespace {
-
-// The nodes of a graph that ONNX Runtime saved, found by what they kept of the original's.
-class Optimized {
- public:
-  explicit Optimized(const Graph& graph) : graph_(graph) {
-    for (const NodeId id : graph.order()) {
-      const Node& node = graph.node(id);
-      if (node.name.empty()) continue;
-      by_name_.emplace(node.name, id);
-    }
-  }
-
-  // A fused node is called after its last part ("/L.0/MatMul/MatMulScaleFusion/"), or keeps the
-  // name of the value that it makes.
-  const Node* find(const Node& node, const Graph& original) const {
-    if (const auto row = by_name_.find(node.name); row != by_name_.end()) {
-      return &graph_.node(row->second);
-    }
-    for (const ValueId id : node.outputs) {
-      if (id == kNoValue) continue;
-      const ValueId same = graph_.find_value(original.value(id).name);
-      if (same == kNoValue || graph_.value(same).producer == kNoNode) continue;
-      return &graph_.node(graph_.value(same).producer);
-    }
-    const std::string prefix = node.name + "/";
-    const auto row = by_name_.lower_bound(prefix);
-    if (!node.name.empty() && row != by_name_.end() && row->first.rfind(prefix, 0) == 0 &&
-        row->first.find("Fusion", prefix.size()) != std::string::npos) {
-      return &graph_.node(row->second);
-    }
-    return nullptr;
-  }
-
-  bool reads_dequantized_weights(const Node& node) const {
-    for (const ValueId id : node.inputs) {
-      const NodeId producer = id == kNoValue ? kNoNode : graph_.value(id).producer;
-      if (producer == kNoNode || !is_dequantize(graph_.node(producer))) continue;
-      const Value& source = graph_.value(graph_.node(producer).inputs[0]);
-      if (source.is_constant() && source.constant.dtype() != DType::int32) return true;
-    }
-    return false;
-  }
-
- private:
-  const Graph& graph_;
-  std::map<std::string, NodeId> by_name_;
-};
-
-OrtRuns runs_of(const Node& node, const Optimized& graph, OrtRuns ruled) {
-  if (is_quantize(node)) return OrtRuns::overhead;
-  if (is_dequantize(node)) {
-    return ruled == OrtRuns::dequantized ? OrtRuns::dequantized : OrtRuns::overhead;
-  }
-  if (const OrtRule* rule = rule_of(node)) {
-    if (rule->kind == OrtKind::integer || rule->kind == OrtKind::slow_integer) {
-      return OrtRuns::integer;
-    }
-    if (rule->kind == OrtKind::packed) return OrtRuns::packed;
-    if (rule->kind == OrtKind::dynamic_quantize) return OrtRuns::overhead;
-  }
-  if (graph.reads_dequantized_weights(node)) return OrtRuns::dequantized;
-  return ruled == OrtRuns::moves ? OrtRuns::moves : OrtRuns::floating;
-}
-
-// A node that is gone was folded or is part of another.
-OrtRuns gone(OrtRuns ruled) { return ruled == OrtRuns::folded ? OrtRuns::folded : OrtRuns::fused; }
-
-// What a rule said of a node with arithmetic, and what became of it, as one of two: quantized or
-// not.
-bool agree(OrtRuns ruled, OrtRuns found) {
-  const auto quantized = [](OrtRuns runs) {
-    return runs == OrtRuns::integer || runs == OrtRuns::packed;
-  };
-  if (found == OrtRuns::fused || ruled == OrtRuns::fused) return true;
-  return quantized(ruled) == quantized(found);
-}
-
-void correct(OrtNode& row, const Node& node, const Graph& original, const Optimized& optimized) {
-  const Node* found = optimized.find(node, original);
-  if (found == nullptr) {
-    // Products are followed wherever they went; of what is known to be heavy a guess would mislead.
-    if (row.macs == 0) {
-      row.runs = gone(row.runs);
-      row.kernel.clear();
-      if (row.runs == OrtRuns::fused) row.reason.clear();
-    }
-    return;
-  }
-  const bool linear = is_quantize(node) || is_dequantize(node);
-  if (linear && !is_quantize(*found) && !is_dequantize(*found)) {
-    row.runs = OrtRuns::fused;
-    row.kernel = op_name(*found);
-    return;
-  }
-  const OrtRuns runs = runs_of(*found, optimized, row.runs);
-  const bool part = found->name != node.name && found->op_type != node.op_type;
-  row.kernel = found->op_type;
-  if (part && row.macs == 0) {
-    row.runs = OrtRuns::fused;
-    row.reason.clear();
-    return;
-  }
-  if (row.runs == OrtRuns::folded || agree(row.runs, runs)) {
-    if (row.runs != OrtRuns::integer && row.runs != OrtRuns::packed) row.runs = runs;
-    return;
-  }
-  row.as_ruled = false;
-  row.runs = runs;
-  row.reason = runs == OrtRuns::integer || runs == OrtRuns::packed
-                   ? ""
-                   : "ONNX Runtime left it in float, against the rules known to this program";
-}
-
-}  // namespace
-
-void apply_optimized(std::vector<OrtNode>& nodes, const Model& model, const Model& optimized) {
-  const Optimized graph(optimized.graph);
-  // Rows of the main graph come first; bodies are optimized with names of their own.
-  size_t at = 0;
-  for (const NodeId id : model.graph.order()) {
-    if (at == nodes.size()) return;
-    correct(nodes[at++], model.graph.node(id), model.graph, graph);
-  }
 }
 
 }  // namespace compress

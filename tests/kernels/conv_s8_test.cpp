@@ -26,7 +26,9 @@ std::vector<Variant> variants() {
   for (size_t i = 0; i < gemm_s8_kernels().size(); ++i) {
     const Variant variant{gemm_s8_kernels()[i], depthwise_s8_kernels()[i]};
     REQUIRE(variant.gemm->isa == variant.depthwise->isa);
-    if (runs_here(variant.gemm->isa)) out.push_back(variant);
+    if (!runs_here(variant.gemm->isa)) continue;
+    out.push_back(variant);
+    if (variant.gemm->pairs != nullptr) out.push_back({variant.gemm->pairs, variant.depthwise});
   }
   out.push_back({&kGemmS8Avx512VnniEmulated, &kDepthwiseS8Avx512VnniEmulated});
   return out;

@@ -19,7 +19,9 @@ using testing::Workspace;
 std::vector<const GemmS8Kernel*> variants() {
   std::vector<const GemmS8Kernel*> out;
   for (const GemmS8Kernel* kernel : gemm_s8_kernels()) {
-    if (runs_here(kernel->isa)) out.push_back(kernel);
+    if (!runs_here(kernel->isa)) continue;
+    out.push_back(kernel);
+    if (kernel->pairs != nullptr) out.push_back(kernel->pairs);
   }
   out.push_back(&kGemmS8Avx512VnniEmulated);
   return out;
@@ -163,6 +165,51 @@ TEST_CASE("gemm_s8: sums that would saturate 16 bits") {
       CHECK(sums[6 * p.ldc + 32] == sums[0]);
     }
   }
+}
+
+// Weights as layers have them, most of them small; some units of four by eight without any.
+std::vector<uint8_t> layer_weights(Random& random, int64_t k, int64_t n, int percent_zero) {
+  std::vector<uint8_t> weights(static_cast<size_t>(k * n));
+  const std::vector<float> spread = random.floats(k * n * 2, -1, 1);
+  for (int64_t row = 0; row < k; ++row) {
+    for (int64_t column = 0; column < n; ++column) {
+      const int64_t at = row * n + column;
+      const float value = 127 * spread[2 * at] * spread[2 * at + 1] * spread[2 * at];
+      const bool zero = (row / 4 * 7 + column / 8 * 3) % 100 < percent_zero;
+      weights[at] = zero ? 0 : static_cast<uint8_t>(static_cast<int8_t>(value));
+    }
+  }
+  return weights;
+}
+
+TEST_CASE("gemm_s8: products of bytes in pairs, where weights allow it") {
+  Random random(31);
+  for (const int percent_zero : {0, 50, 100}) {
+    for (const int64_t m : {12, 13, 25, 100}) {
+      Case c{m, 200, 72, m % 2 == 0, true, false, 0};
+      Problem p(c, 9);
+      p.ldb = c.n;
+      p.b = layer_weights(random, c.k, c.n, percent_zero);
+      const GemmS8Weights weights{p.b.data(), true, false, c.k, c.n, p.ldb};
+      const PackedGemmS8 chosen = pack_gemm_s8_for(weights, m);
+      CAPTURE(percent_zero, m, chosen.kernel->name);
+      if (best_gemm_s8().pairs != nullptr) {
+        CHECK(chosen.kernel == best_gemm_s8().pairs);
+        CHECK(chosen.entries <= (100 - percent_zero + 10) * (c.k / 4) * (c.n / 8) / 100);
+        if (percent_zero == 0) CHECK(chosen.copies == 3);
+      }
+      S8Epilogue raw;
+      raw.output = S8Output::int32;
+      CHECK(run<int32_t>(p, chosen, raw) == run<int32_t>(p, p.pack(kGemmS8Ref), raw));
+    }
+  }
+  // Few rows, or weights of which most pairs would leave 16 bits: not taken.
+  const Problem wild({40, 200, 72, false, true, false, 0}, 5);
+  const GemmS8Weights weights{wild.b.data(), true, false, 200, 72, wild.ldb};
+  CHECK(pack_gemm_s8_for(weights, 40).kernel == &best_gemm_s8());
+  const std::vector<uint8_t> tame = layer_weights(random, 200, 72, 0);
+  const GemmS8Weights small{tame.data(), true, false, 200, 72, 72};
+  CHECK(pack_gemm_s8_for(small, 3).kernel == &best_gemm_s8());
 }
 
 TEST_CASE("gemm_s8: rows, columns and threads are split without a trace") {

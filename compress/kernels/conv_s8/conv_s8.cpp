@@ -24,7 +24,7 @@ bool has_zero_point(const ConvS8Params& params, const ConvS8Weights& weights) {
 }
 
 PackedGemmS8 pack_group(const ConvS8Params& params, const ConvS8Weights& weights, int64_t group,
-                        const GemmS8Kernel& kernel) {
+                        const GemmS8Kernel* kernel, int64_t pixels) {
   const int64_t channels = params.in_channels / params.groups;
   const int64_t outputs = params.out_channels / params.groups;
   const int64_t taps = params.kernel_h * params.kernel_w, k = taps * channels;
@@ -43,7 +43,7 @@ PackedGemmS8 pack_group(const ConvS8Params& params, const ConvS8Weights& weights
   if (weights.zero_point != nullptr && weights.zero_point_per_channel) {
     matrix.zero_point = static_cast<const uint8_t*>(weights.zero_point) + group * outputs;
   }
-  return pack_gemm_s8(matrix, kernel);
+  return kernel != nullptr ? pack_gemm_s8(matrix, *kernel) : pack_gemm_s8_for(matrix, pixels);
 }
 
 // Values that lie together in the input and in a packed row: a kernel row, or a tap.
@@ -166,8 +166,9 @@ int64_t padding_bytes(const PackedConvS8& weights) {
   return round_up(segment_length(weights), kAlignment);
 }
 
-gemm_s8_detail::Plan group_plan(const PackedConvS8& weights, int64_t m) noexcept {
-  return gemm_s8_detail::make_plan(weights.groups[0], m, segment_length(weights));
+// Groups may be packed for different kernels.
+gemm_s8_detail::Plan group_plan(const PackedConvS8& weights, size_t group, int64_t m) noexcept {
+  return gemm_s8_detail::make_plan(weights.groups[group], m, segment_length(weights));
 }
 
 }  // namespace
@@ -181,8 +182,10 @@ const DepthwiseS8Kernel& best_depthwise_s8() noexcept {
   return kDepthwiseS8Ref;
 }
 
-PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weights,
-                          const GemmS8Kernel& gemm, const DepthwiseS8Kernel& depthwise) {
+namespace {
+
+PackedConvS8 pack(const ConvS8Params& params, const ConvS8Weights& weights,
+                  const GemmS8Kernel* gemm, const DepthwiseS8Kernel& depthwise, int64_t pixels) {
   assert(params.in_channels % params.groups == 0 && params.out_channels % params.groups == 0);
   PackedConvS8 packed;
   packed.params = params;
@@ -195,9 +198,21 @@ PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weigh
   packed.whole_rows = params.groups == 1 && params.dilation_w == 1;
   packed.groups.reserve(static_cast<size_t>(params.groups));
   for (int64_t group = 0; group < params.groups; ++group) {
-    packed.groups.push_back(pack_group(params, weights, group, gemm));
+    packed.groups.push_back(pack_group(params, weights, group, gemm, pixels));
   }
   return packed;
+}
+
+}  // namespace
+
+PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weights,
+                          const GemmS8Kernel& gemm, const DepthwiseS8Kernel& depthwise) {
+  return pack(params, weights, &gemm, depthwise, 0);
+}
+
+PackedConvS8 pack_conv_s8_for(const ConvS8Params& params, const ConvS8Weights& weights,
+                              int64_t pixels) {
+  return pack(params, weights, nullptr, best_depthwise_s8(), pixels);
 }
 
 size_t conv_s8_workspace_bytes(const PackedConvS8& weights, int64_t batch, int64_t in_h,
@@ -206,8 +221,11 @@ size_t conv_s8_workspace_bytes(const PackedConvS8& weights, int64_t batch, int64
     return depthwise_s8_detail::workspace_bytes(weights, batch, in_h, in_w);
   }
   const int64_t m = batch * weights.params.out_h(in_h) * weights.params.out_w(in_w);
-  return static_cast<size_t>(padding_bytes(weights)) +
-         gemm_s8_detail::workspace_bytes(group_plan(weights, m));
+  size_t most = 0;
+  for (size_t group = 0; group < weights.groups.size(); ++group) {
+    most = std::max(most, gemm_s8_detail::workspace_bytes(group_plan(weights, group, m)));
+  }
+  return static_cast<size_t>(padding_bytes(weights)) + most;
 }
 
 void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
@@ -225,7 +243,6 @@ void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
     return;
   }
   std::memset(padding, args.input_zero_point, static_cast<size_t>(padding_bytes(weights)));
-  const gemm_s8_detail::Plan plan = group_plan(weights, m);
   const uint8_t flip = args.input_signed ? 0x80 : 0;
   const int32_t zero_point = args.input_zero_point + (args.input_signed ? 128 : 0);
   const int64_t channels = p.in_channels / p.groups, outputs = p.out_channels / p.groups;
@@ -242,7 +259,8 @@ void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
                         segment_length(weights),
                         weights.whole_rows,
                         flip};
-    gemm_s8_detail::run(matrix, plan, m, of_group(args.epilogue, group * outputs), zero_point,
+    gemm_s8_detail::run(matrix, group_plan(weights, static_cast<size_t>(group), m), m,
+                        of_group(args.epilogue, group * outputs), zero_point,
                         static_cast<uint8_t*>(args.out) + group * outputs * element, p.out_channels,
                         workspace, gather);
   }

@@ -63,6 +63,10 @@ PackedConvS8 pack_conv_s8(const ConvS8Params& params, const ConvS8Weights& weigh
                           const GemmS8Kernel& gemm = best_gemm_s8(),
                           const DepthwiseS8Kernel& depthwise = best_depthwise_s8());
 
+// Kernels chosen for the weights and that many output pixels, as pack_gemm_s8_for() does.
+PackedConvS8 pack_conv_s8_for(const ConvS8Params& params, const ConvS8Weights& weights,
+                              int64_t pixels);
+
 struct ConvS8Args {
   int64_t batch = 1, in_h = 1, in_w = 1;
   const void* input = nullptr;  // [batch, in_h, in_w, in_channels]

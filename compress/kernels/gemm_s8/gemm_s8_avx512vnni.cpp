@@ -148,6 +148,6 @@ void block(const GemmS8Block& p) noexcept {
 
 extern const GemmS8Kernel COMPRESS_SIMD512_NAME(kGemmS8Avx512Vnni);
 const GemmS8Kernel COMPRESS_SIMD512_NAME(kGemmS8Avx512Vnni) = {
-    "gemm_s8_6x64_avx512vnni", Isa::avx512vnni, kGroup, 1, pack_rows, block};
+    "gemm_s8_6x64_avx512vnni", Isa::avx512vnni, kGroup, 1, pack_rows, block, nullptr, nullptr};
 
 }  // namespace compress::kernels

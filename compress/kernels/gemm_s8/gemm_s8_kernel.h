@@ -31,6 +31,11 @@ struct GemmS8Block {
   S8Finish finish;         // from the first column
   void* out;
   int64_t ldc;  // elements of the output between rows
+  // Kernels with arrange() alone: rows lie in tiles, `a_stride` bytes apart, and weights in
+  // entries, as described there.
+  int64_t tile_rows;
+  const uint16_t* index;  // one an entry
+  const int32_t* starts;  // the first entry of each eight columns, and one more
 };
 
 // Rows of A to pack: `length` values each, xor `flip`, and nothing beyond. What pads K to groups
@@ -46,6 +51,24 @@ struct GemmS8Rows {
   int32_t* sums;  // null, or one a row, to which the packed values are added
 };
 
+inline constexpr int64_t kS8TileRows = 12;    // places in a tile of rows
+inline constexpr int64_t kS8EntryBytes = 32;  // eight columns of four weights
+
+// Packed rows (u8) to put into tiles of `tile_rows` rows, an even number up to kS8TileRows. A tile
+// is [copy][unit][place][4]: four consecutive values of K of each row side by side, units of K
+// rounded up to a multiple of eight. Copies exchange the four values: as they are; 0 2 1 3;
+// 0 3 1 2. REQUIRES rows that can be read up to a multiple of 32 bytes.
+struct GemmS8Tiles {
+  const uint8_t* rows;
+  int64_t stride;
+  int64_t count;
+  int64_t tile_rows;
+  int64_t units;  // a multiple of eight
+  int64_t copies;
+  uint8_t* tiles;
+  int64_t tile_bytes;
+};
+
 struct GemmS8Kernel {
   const char* name;
   Isa isa;
@@ -53,10 +76,15 @@ struct GemmS8Kernel {
   int64_t a_bytes;  // bytes of a packed value of A
   void (*pack_rows)(const GemmS8Rows& rows) noexcept;
   void (*block)(const GemmS8Block& block) noexcept;
+  // Null, or a faster kernel for weights that suit it (gemm_s8_pairs.cpp).
+  const GemmS8Kernel* pairs;
+  // Of such a kernel: rows have to be arranged in tiles.
+  void (*arrange)(const GemmS8Tiles& tiles) noexcept;
 };
 
 extern const GemmS8Kernel kGemmS8Ref;
 extern const GemmS8Kernel kGemmS8Avx2;
+extern const GemmS8Kernel kGemmS8PairsAvx2;
 extern const GemmS8Kernel kGemmS8Avx512Vnni;
 
 }  // namespace compress::kernels

@@ -59,6 +59,6 @@ void block(const GemmS8Block& p) noexcept {
 
 }  // namespace
 
-const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block};
+const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block, nullptr, nullptr};
 
 }  // namespace compress::kernels
