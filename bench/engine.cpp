@@ -111,6 +111,7 @@ struct Settings {
   std::string python = "python3";
   bool profile = false;
   std::string memory;  // file for the feed
+  std::string small;   // a model to run before memory is measured
 };
 
 // Most resident memory so far, kB.
@@ -122,13 +123,21 @@ int64_t peak_memory() {
   return 0;
 }
 
+void run_thrice(const compress::Model& model, const std::vector<NamedTensor>& feed) {
+  compress::Session session(model);
+  for (int run = 0; run < 3; ++run) session.run(feed);
+}
+
 void measure_memory(const fs::path& path, const Settings& settings) {
+  if (!settings.small.empty()) {
+    const compress::Model small = compress::read_onnx(settings.small);
+    run_thrice(small, compress::random_feed(small, {}, 1));
+  }
   const int64_t before = peak_memory();
   const compress::Model model = compress::read_onnx(path.string());
   const std::vector<NamedTensor> feed =
       compress::random_feed(model, shapes_for(path.stem().string()), 1);
-  compress::Session session(model);
-  for (int run = 0; run < 3; ++run) session.run(feed);
+  run_thrice(model, feed);
   fmt::print("{} {}\n", before, peak_memory());
   compress::write_npz(settings.memory, feed, true);
 }
@@ -240,6 +249,8 @@ int main(int argc, char** argv) {
       settings.profile = true;
     } else if (word == "--memory" && i + 1 < argc) {
       settings.memory = argv[++i];
+    } else if (word == "--small" && i + 1 < argc) {
+      settings.small = argv[++i];
     } else if (fs::is_directory(word)) {
       for (const auto& entry : fs::directory_iterator(word)) {
         if (entry.path().extension() == ".onnx") models.push_back(entry.path());

@@ -56,6 +56,7 @@ void lower(Model& model) {
   lower_quantized(model.graph, model);
   lower_weight_only(model.graph, model);
   fold_into_convolutions(model.graph);
+  lower_attention(model.graph, model);
   lower_norms(model.graph, model);
   lower_training(model.graph);
   lower_float(model.graph, model);

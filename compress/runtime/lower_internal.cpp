@@ -45,8 +45,8 @@ void resolve_auto_pad(const NodeContext& context, Axis& axis) {
 }  // namespace
 
 const OpDef& internal_op(const Node& node) {
-  for (const auto& rows :
-       {kIntegerRows, kPoolRows, kFloatRows, kBlockRows, kElementRows, kTrainingRows}) {
+  for (const auto& rows : {kIntegerRows, kPoolRows, kFloatRows, kBlockRows, kElementRows,
+                           kTrainingRows, kAttentionRows}) {
     for (const OpDef& row : rows) {
       if (row.name == node.op_type) return row;
     }

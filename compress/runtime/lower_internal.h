@@ -35,18 +35,20 @@ namespace compress::runtime {
 //   Softmax   x                  float32, along the last axis
 //   LayerNorm x, [gain], [bias]  float32, along the last axis
 //   RmsNorm   x, gain            likewise
+//   Attention q, k, v, [mask]    float32; permutations of [batch, head, row, element]
 //   Transpose x                  elements of 4 bytes
 //   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
 //   TrainConv x, w, [bias]       NHWC float32; w and bias come with each run; clamp lo..hi
 //   ConvDataGradient, ConvWeightGradient (-> dw, [dbias]), MaxPoolGradient
 //                                as in ops/gradient_families.h, images NHWC
 
-extern const std::span<const OpDef> kIntegerRows;   // lower_rows_s8.cpp
-extern const std::span<const OpDef> kPoolRows;      // lower_rows_pool.cpp
-extern const std::span<const OpDef> kFloatRows;     // lower_rows_f32.cpp
-extern const std::span<const OpDef> kBlockRows;     // lower_rows_blocks.cpp
-extern const std::span<const OpDef> kElementRows;   // lower_rows_elements.cpp
-extern const std::span<const OpDef> kTrainingRows;  // lower_rows_training.cpp
+extern const std::span<const OpDef> kIntegerRows;    // lower_rows_s8.cpp
+extern const std::span<const OpDef> kPoolRows;       // lower_rows_pool.cpp
+extern const std::span<const OpDef> kFloatRows;      // lower_rows_f32.cpp
+extern const std::span<const OpDef> kBlockRows;      // lower_rows_blocks.cpp
+extern const std::span<const OpDef> kElementRows;    // lower_rows_elements.cpp
+extern const std::span<const OpDef> kTrainingRows;   // lower_rows_training.cpp
+extern const std::span<const OpDef> kAttentionRows;  // lower_rows_attention.cpp
 
 // A row that takes its operands as they are stored; only those that say so see elements below 8
 // bits packed.
@@ -85,6 +87,11 @@ inline constexpr const char* kSteps = "steps";          // op, a, b, to of each 
 inline constexpr const char* kNumbers = "numbers";      // p, q of each step
 inline constexpr const char* kReference = "reference";  // 1: the plain kernel (for tests)
 inline constexpr const char* kEpsilon = "epsilon";
+// Of Attention: axes of its operands.
+inline constexpr const char* kQueryPerm = "q_perm";
+inline constexpr const char* kKeyPerm = "k_perm";
+inline constexpr const char* kValuePerm = "v_perm";
+inline constexpr const char* kOutPerm = "out_perm";
 
 // --- Geometry ------------------------------------------------------------------------------------
 struct Window {

@@ -46,6 +46,7 @@ bool widen_half(Graph& graph);  // true where it changed anything
 void lower_quantized(Graph& graph, const Model& model);
 void lower_weight_only(Graph& graph, const Model& model);
 void fold_into_convolutions(Graph& graph);
+void lower_attention(Graph& graph, const Model& model);
 void lower_norms(Graph& graph, const Model& model);
 void lower_training(Graph& graph);
 void lower_float(Graph& graph, const Model& model);

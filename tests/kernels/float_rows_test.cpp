@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "compress/core/parallel.h"
 #include "compress/kernels/float_rows/conv_f32_ref.h"
 #include "compress/kernels/float_rows/elementwise_f32.h"
 #include "compress/kernels/float_rows/rows_f32.h"
@@ -152,6 +153,34 @@ TEST_CASE("programs read whole, single and repeated inputs") {
       REQUIRE(std::fabs(y[i] - want) <= 3e-7f);
     }
   }
+}
+
+TEST_CASE("programs read lines that repeat, over blocks and threads") {
+  const int before = thread_count();
+  Random random(6);
+  for (const int64_t width : {1, 7, 88, 512, 513}) {
+    const int64_t lines = 200000 / width + 3, count = lines * width;
+    ElementProgram program;
+    program.inputs = 3;
+    program.steps = {{ElementOp::multiply, 1, 0, 3, 0, 0}, {ElementOp::add, 3, 2, 4, 0, 0}};
+    const auto a = random.floats(count, -1, 1), gate = random.floats(width, -1, 1),
+               shift = random.floats(width, -1, 1);
+    const std::vector<int64_t> out = {lines, width};
+    const std::vector<std::vector<int64_t>> shapes = {{lines, width}, {width}, {1, width}};
+    const ElementLayout layout = element_layout(out, shapes);
+    const std::vector<const float*> inputs = {a.data(), gate.data(), shift.data()};
+    for (const int threads : {1, 3}) {
+      set_thread_count(threads);
+      std::vector<float> y(static_cast<size_t>(count));
+      run_elements(program, layout, inputs, y.data());
+      for (size_t i = 0; i < y.size(); ++i) {
+        const size_t at = i % static_cast<size_t>(width);
+        const float product = gate[at] * a[i];
+        REQUIRE(y[i] == product + shift[at]);
+      }
+    }
+  }
+  set_thread_count(before);
 }
 
 TEST_CASE("softmax and the norms follow their definitions") {

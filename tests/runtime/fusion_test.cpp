@@ -126,6 +126,35 @@ std::vector<Fusion> fusions() {
     const ValueId scaled = in.op("Mul", {x, in.op("Reciprocal", {root})});
     return in.b.op("Mul", {in.b.constant(normal({24})), scaled});
   });
+  // Queries, keys and values out of one image [batch, rows, heads, elements].
+  const auto attention = [](Inner& in, ValueId x, bool with_mask) {
+    const auto turned = [&](std::vector<int64_t> perm) {
+      return in.b.op("Transpose", {x}, {attr("perm", std::move(perm))});
+    };
+    ValueId scores = in.op("MatMul", {turned({0, 2, 1, 3}), turned({0, 2, 3, 1})});
+    scores = in.op("Div", {scores, number(in.b, 2.8f)});
+    if (with_mask) scores = in.op("Add", {scores, in.b.constant(normal({2, 1, 1, 70}))});
+    const ValueId weights = in.op("Softmax", {scores}, {attr("axis", int64_t{-1})});
+    const ValueId sum = in.b.op("MatMul", {weights, turned({0, 2, 1, 3})});
+    return in.b.op("Transpose", {sum}, {attr("perm", std::vector<int64_t>{0, 2, 1, 3})});
+  };
+  const Shape sequence{2, 70, 3, 8};
+  after("attention", sequence, "attention_f32/", nothing,
+        [=](Inner& in, ValueId x) { return attention(in, x, false); });
+  after("attention with a mask", sequence, "attention_f32/", nothing,
+        [=](Inner& in, ValueId x) { return attention(in, x, true); });
+  after("attention, heads first, a number a row as the mask", {2, 3, 37, 8}, "attention_f32/",
+        nothing, [](Inner& in, ValueId x) {
+          const ValueId keys =
+              in.b.op("Transpose", {x}, {attr("perm", std::vector<int64_t>{0, 1, 3, 2})});
+          const ValueId scores =
+              in.op("Add", {in.b.constant(normal({3, 37, 1})), in.op("MatMul", {x, keys})});
+          const ValueId weights = in.op("Softmax", {scores}, {attr("axis", int64_t{3})});
+          return in.b.op("MatMul", {weights, x});
+        });
+  after(
+      "Exp, HardSwish", rows, "elements_f32/",
+      [](Inner& in, ValueId x) { return in.op("Exp", {x}); }, hard_swish);
   after("a chain of elements", rows, "elements_f32/", nothing, [](Inner& in, ValueId x) {
     const ValueId a = in.op("Exp", {in.op("Neg", {in.op("Abs", {x})})});
     const ValueId c = in.op("Mul", {a, in.b.constant(normal({24}))});
@@ -234,6 +263,29 @@ TEST_CASE("a pattern whose inner value is read, put out or observed stays apart 
       };
       CHECK(relative_error(watch(options), watch(plain)) <= 5e-6);
     }
+  }
+}
+
+TEST_CASE("MultiHeadAttention runs on the kernel of its nodes") {
+  for (const bool with_bias : {false, true}) {
+    GraphBuilder b;
+    const ValueId x = b.input("x", DType::float32, {2, 9, 24});
+    const ValueId keys = b.constant(normal({2, 13, 24})), values = b.constant(normal({2, 13, 12}));
+    std::vector<ValueId> inputs = {x, keys, values};
+    if (with_bias) {
+      inputs.insert(inputs.end(), {kNoValue, kNoValue, b.constant(normal({1, 3, 9, 13}))});
+    }
+    b.output(b.op("MultiHeadAttention", inputs, {attr("num_heads", int64_t{3})}, "com.microsoft"),
+             "y");
+    const Model model = std::move(b).model(17);
+    const Tensor feed = normal({2, 9, 24});
+    compare(model, feed);
+    Session session(model);
+    session.run(std::vector<NamedTensor>{{"x", feed}});
+    const std::vector<KernelRecord> records = session.kernels();
+    CHECK(std::any_of(records.begin(), records.end(), [](const KernelRecord& record) {
+      return record.op == "MultiHeadAttention" && record.kernel.starts_with("attention_f32/");
+    }));
   }
 }
 

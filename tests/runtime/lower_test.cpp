@@ -290,10 +290,12 @@ TEST_CASE("operators of the QOperator form run on the same kernels") {
     const auto point = [&](Graphs& g, int value) {
       return g.b.constant(zero_point_of(dtype, value));
     };
-    for (const std::string op : {"QLinearAdd", "QLinearMul"}) {
+    for (const int i : {0, 1, 2, 3}) {
+      const std::string op = i % 2 == 0 ? "QLinearAdd" : "QLinearMul";
+      const Shape repeated = i < 2 ? Shape{16, 1, 1} : Shape{7};  // along lines, or within them
       check_qoperator(dtype, image, op, op == "QLinearAdd" ? "add_s8/" : "mul_s8/",
                       [&](Graphs& g, ValueId x, int zero) {
-                        const ValueId other = g.b.constant(bytes(dtype, {16, 1, 1}, -128, 127));
+                        const ValueId other = g.b.constant(bytes(dtype, repeated, -128, 127));
                         return g.b.op(op,
                                       {x, scale(g, 0.02f), point(g, zero), other, scale(g, 0.03f),
                                        point(g, zero + 5), scale(g, 0.05f), point(g, zero)},

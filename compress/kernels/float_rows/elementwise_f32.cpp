@@ -59,6 +59,24 @@ void spread(const ElementLayout& layout, const ElementLayout::Input& input, cons
   }
 }
 
+// Elements of a block: whole lines where every repeated input is one line for all of them
+// (channels), so that it is written out once; 0 where they are not so.
+int64_t lines_block(const ElementLayout& layout) noexcept {
+  const int64_t width = layout.dims.empty() ? 0 : layout.dims.back();
+  if (width <= 0 || width > kBlock) return 0;
+  bool any = false;
+  for (const ElementLayout::Input& input : layout.inputs) {
+    if (input.kind != ElementLayout::Kind::spread) continue;
+    any = true;
+    const auto outer = input.strides.end() - 1;
+    if (*outer != 1 ||
+        std::any_of(input.strides.begin(), outer, [](int64_t s) { return s != 0; })) {
+      return 0;
+    }
+  }
+  return any ? kBlock / width * width : 0;
+}
+
 }  // namespace
 
 std::span<const ElementwiseF32Kernel* const> elementwise_f32_kernels() noexcept { return kKernels; }
@@ -116,7 +134,8 @@ void run_elements(const ElementProgram& program, const ElementLayout& layout,
                   std::span<const float* const> inputs, float* out,
                   const ElementwiseF32Kernel& kernel) noexcept {
   using Kind = ElementLayout::Kind;
-  const int64_t grain = round_up(divide_up(kThreadWork, cost_of(program)), kBlock);
+  const int64_t lines = lines_block(layout), block = lines > 0 ? lines : kBlock;
+  const int64_t grain = round_up(divide_up(kThreadWork, cost_of(program)), block);
   parallel_for(0, layout.count, grain, [&](int64_t begin, int64_t end) {
     alignas(64) float buffers[ElementProgram::kMaxInputs + ElementProgram::kMaxRegisters][kBlock];
     std::array<const float*, ElementProgram::kMaxInputs + ElementProgram::kMaxRegisters> from{};
@@ -124,15 +143,18 @@ void run_elements(const ElementProgram& program, const ElementLayout& layout,
     for (size_t i = 0; i < first; ++i) {
       from[i] = buffers[i];
       if (layout.inputs[i].kind == Kind::single) {
-        std::fill_n(buffers[i], std::min(kBlock, end - begin), inputs[i][0]);
+        std::fill_n(buffers[i], std::min(block, end - begin), inputs[i][0]);
+      } else if (layout.inputs[i].kind == Kind::spread && lines > 0) {
+        spread(layout, layout.inputs[i], inputs[i], begin, std::min(block, end - begin),
+               buffers[i]);
       }
     }
     for (size_t i = first; i < from.size(); ++i) from[i] = buffers[i];
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t count = std::min(kBlock, end - at);
+    for (int64_t at = begin; at < end; at += block) {
+      const int64_t count = std::min(block, end - at);
       for (size_t i = 0; i < first; ++i) {
         if (layout.inputs[i].kind == Kind::whole) from[i] = inputs[i] + at;
-        if (layout.inputs[i].kind == Kind::spread) {
+        if (layout.inputs[i].kind == Kind::spread && lines == 0) {
           spread(layout, layout.inputs[i], inputs[i], at, count, buffers[i]);
         }
       }
