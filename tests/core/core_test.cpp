@@ -8,6 +8,8 @@
 #include "compress/core/int4.h"
 #include "compress/core/nearest.h"
 #include "compress/core/parallel.h"
+#include "compress/core/sha256.h"
+#include "compress/core/sha256_blocks.h"
 #include "compress/core/small_float.h"
 #include "compress/core/tensor.h"
 #include "compress/error.h"
@@ -127,6 +129,33 @@ TEST_CASE("byte sizes round up and refuse overflow") {
   CHECK(byte_size(DType::float32, 3) == 12);
   CHECK_THROWS_AS(byte_size(DType::float32, uint64_t{1} << 62), Error);
   CHECK_THROWS_AS(byte_size(DType::string, 1), Error);
+}
+
+TEST_CASE("SHA-256: known answers, any cut, both implementations") {
+  // FIPS 180-4, examples of one and two blocks; and a million times 'a'.
+  CHECK(sha256(std::as_bytes(std::span("abc", 3))) ==
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const std::string_view two = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+  CHECK(sha256(std::as_bytes(std::span(two))) ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  Sha256 hash;
+  const std::string part(999, 'a');
+  for (int i = 0; i < 1001; ++i) hash.update(std::string_view(part));
+  hash.update(std::string_view("a"));
+  CHECK(hash.finish() == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  if (!has_sha_instructions()) {
+    WARN("skipped: no SHA instructions here");
+    return;
+  }
+  std::vector<std::byte> bytes(64 * 37);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * i * 31 >> 3);
+  for (const size_t blocks : {0, 1, 2, 37}) {
+    uint32_t ours[8] = {1, 2, 3, 4, 0xfffffff5, 6, 7, 8};
+    uint32_t theirs[8] = {1, 2, 3, 4, 0xfffffff5, 6, 7, 8};
+    sha256_blocks_ref(ours, bytes.data(), blocks);
+    sha256_blocks_shani(theirs, bytes.data(), blocks);
+    CHECK(std::equal(ours, ours + 8, theirs));
+  }
 }
 
 TEST_CASE("shapes: overflow, rank, broadcasting, unknown dimensions") {
