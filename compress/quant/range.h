@@ -20,7 +20,7 @@ struct CalibratorOptions {
 };
 
 struct CalibratorDef {
-  std::string_view name;  // "minmax", "moving-average", "percentile", "entropy", "mse"
+  std::string_view name;  // "minmax", "moving-average", "percentile", "entropy", "mse", "balanced"
   std::string_view summary;
   bool needs_histogram;
   Range (*range)(const Statistics&, const CalibratorOptions&);
