@@ -209,6 +209,9 @@ class JobRun {
       for (const Skipped& skip : pass.skipped) row.skipped.push_back({skip.node, skip.reason});
       report_.passes.push_back(std::move(row));
       explain_mode(pass);
+      if (pass.details.contains("note")) {
+        report_.notes.push_back(pass.details["note"].get<std::string>());
+      }
       if (pass.details.contains("warning")) {
         const auto text = pass.details["warning"].get<std::string>();
         report_.notes.push_back(text);

@@ -115,6 +115,9 @@ class SearchRun {
       fail(ErrorCode::usage,
            "--max-drop chooses the precision of each layer: leave out --override");
     }
+    if (settings_.options.contains("min-cosine")) {
+      fail(ErrorCode::usage, "--max-drop chooses what stays in float: leave out --min-cosine");
+    }
     for (const auto& [flag, given] :
          {std::pair("--statistics", !flags_.statistics.empty()),
           std::pair("--dry-run", flags_.dry_run), std::pair("--no-verify", flags_.no_verify),

@@ -66,4 +66,12 @@ inline ValueId operand(const Node& node, size_t slot) {
   return slot < node.inputs.size() ? node.inputs[slot] : kNoValue;
 }
 
+// The DequantizeLinear of constants that operand `slot` comes from, or kNoNode.
+inline NodeId constant_dequantize(const Graph& graph, const Node& node, size_t slot) {
+  const ValueId id = operand(node, slot);
+  const NodeId producer = id == kNoValue ? kNoNode : graph.value(id).producer;
+  if (producer == kNoNode || !graph.node(producer).is("DequantizeLinear")) return kNoNode;
+  return graph.constant_input(graph.node(producer), 0) != nullptr ? producer : kNoNode;
+}
+
 }  // namespace compress

@@ -42,6 +42,9 @@ constexpr PassDef kPasses[] = {
      smooth_inputs},
     {"quantize_model", "quantize", "replaces float arithmetic and weights by integers",
      quantize_model, false, true},
+    {"fuse_qoperators", "quantize",
+     "with --format qoperator: QLinearConv and its kin for Q/DQ around float operators",
+     fuse_qoperators},
     {"convert_half", "quantize", "computes in float16 or bfloat16 what stays in floating point",
      convert_half},
     {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
@@ -82,6 +85,11 @@ const std::array kQuantizeOptions = {
               "run time, for transformers; weight-only: smallest; float16: arithmetic in half "
               "precision, for accelerators (default: by model and data)",
               "static|dynamic|weight-only|float16|bfloat16"},
+    OptionDef{"target", OptionType::choice, "",
+              "the runtime that the file is for, which decides types and places of Q/DQ; tensorrt: "
+              "symmetric int8, float biases; openvino: Q/DQ on what layers read; ort-cuda: has no "
+              "integer kernels for Q/DQ, so int4 weights or float16 (default: ort-cpu)",
+              "ort-cpu|ort-cuda|tensorrt|openvino"},
     OptionDef{"weights", OptionType::choice, "",
               "type of the weights (default: int8; int4 for weight-only); 3 bits are stored in 4; "
               "weight-only float16 and bfloat16 halve the file and leave the arithmetic as it is",
@@ -93,9 +101,9 @@ const std::array kQuantizeOptions = {
     OptionDef{"granularity", OptionType::text, "",
               "tensor, channel or block:N: what shares one scale (default: channel; block:32 for "
               "weight-only)"},
-    OptionDef{
-        "calibrator", OptionType::text, "mse",
-        "how a range follows from statistics: mse, minmax, moving-average, percentile, entropy"},
+    OptionDef{"calibrator", OptionType::text, "balanced",
+              "how a range follows from statistics: balanced, minmax, mse, percentile, entropy, "
+              "moving-average"},
     OptionDef{"percentile", OptionType::number, "99.999",
               "share of the absolute values that --calibrator percentile keeps", "50..100"},
     OptionDef{"algorithm", OptionType::choice, "rtn",
@@ -109,10 +117,16 @@ const std::array kQuantizeOptions = {
         "channel's mean becomes that of the float model; equalize: layers that follow each "
         "other even out their channels (for one scale a tensor); smooth: large input channels of "
         "products move into the weights (SmoothQuant)"},
+    OptionDef{"min-cosine", OptionType::number, "",
+              "static: layers stay in float32, those that do the most harm for their work first, "
+              "until every output's cosine with the float model reaches this on calibration "
+              "samples (0.99)",
+              "0.5..0.999999"},
     OptionDef{"format", OptionType::choice, "",
-              "qdq: DequantizeLinear around float operators; nbits: MatMulNBits for weight-only "
-              "(default: qdq; nbits for weight-only)",
-              "qdq|nbits"},
+              "qdq: DequantizeLinear around float operators; qoperator: QLinearConv and its kin, "
+              "for runtimes that do not fuse Q/DQ; nbits: MatMulNBits for weight-only (default: "
+              "qdq; nbits for weight-only)",
+              "qdq|qoperator|nbits"},
     kInclude,
     kExclude,
     OptionDef{"op-types", OptionType::list, "",

@@ -5,6 +5,7 @@
 #include "compress/error.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
+#include "passes/quantize/target.h"
 #include "passes/weights.h"
 
 namespace compress {
@@ -98,6 +99,12 @@ ModeChoice choose_mode(const Model& model, const Options& options, bool has_data
   if (!census.half.empty()) {
     return {QuantMode::none, "half-precision weights ('" + census.half +
                                  "'): integer kernels want float32 around them"};
+  }
+  if (!target_of(options).has_integer_kernels) {
+    if (is_transformer(model)) {
+      return {QuantMode::weight_only, "products by int4 blocks; no integer kernels for Q/DQ there"};
+    }
+    return {QuantMode::half, "no integer kernels for Q/DQ there: float16"};
   }
   if (is_transformer(model)) {
     if (has_data) {

@@ -4,6 +4,7 @@
 
 #include "compress/error.h"
 #include "passes/quantize/static_plan.h"
+#include "passes/quantize/target.h"
 
 namespace compress {
 namespace {
@@ -26,7 +27,7 @@ int opset_for(const Options& options, QuantMode mode) {
   switch (mode) {
     case QuantMode::static_: {
       const int bits = info(weight_dtype(options, mode)).bits;
-      const int activation_bits = info(find_dtype(options.text("activations"))->dtype).bits;
+      const int activation_bits = info(activation_dtype(options)).bits;
       return bits == 4 || activation_bits == 16 ? 21 : 13;  // 13: scales by channel
     }
     case QuantMode::dynamic:
@@ -39,7 +40,7 @@ int opset_for(const Options& options, QuantMode mode) {
       return by_channel || !options.list("op-types").empty() ? 13 : 0;
     }
     case QuantMode::half:
-      return options.text("mode") == "bfloat16" ? 22 : 7;
+      return half_dtype(options) == DType::bfloat16 ? 22 : 7;
     case QuantMode::none:
       break;
   }
@@ -153,6 +154,8 @@ DType half_dtype(const Options& options) {
   if (options.has("mode")) {
     const DTypeInfo* row = find_dtype(options.text("mode"));
     if (row != nullptr && is_half(row->dtype)) return row->dtype;
+  } else if (!target_of(options).has_integer_kernels && !options.given("rest")) {
+    return DType::float16;
   }
   const DType rest = find_dtype(options.text("rest"))->dtype;
   return is_half(rest) ? rest : DType::undefined;
@@ -165,6 +168,7 @@ Options options_for(const Options& options, const Precision& precision) {
                            "rest", "half-io"}) {
     json.erase(name);
   }
+  if (!options.given("activations")) json.erase("activations");  // the target's own
   if (!precision.weights.empty()) json["weights"] = precision.weights;
   if (!precision.granularity.empty()) json["granularity"] = precision.granularity;
   if (!precision.activations.empty()) json["activations"] = precision.activations;
@@ -176,7 +180,11 @@ Options options_for(const Options& options, const Precision& precision) {
                       (precision.mode == QuantMode::weight_only && !is_half_type &&
                        precision.granularity != "tensor");
   if (!rounds) json.erase("algorithm");
-  if (precision.mode != QuantMode::static_) json.erase("recover");
+  if (precision.mode != QuantMode::static_) {
+    json.erase("recover");
+    json.erase("min-cosine");
+    if (json.value("format", "") == "qoperator") json.erase("format");
+  }
   return in_context([&] { return "--override " + precision.text; },
                     [&] { return Options(find_step("quantize").options, json); });
 }

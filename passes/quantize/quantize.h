@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/quant/qparams.h"
 #include "passes/pass.h"
 #include "passes/select.h"
 
@@ -17,6 +18,8 @@ namespace compress {
 // Lifts the opset where the chosen form of quantization needs a newer one.
 PassResult raise_opset(Model& model, PassContext& context);
 PassResult quantize_model(Model& model, PassContext& context);
+// --format qoperator: integer operators where Q/DQ stand around float ones.
+PassResult fuse_qoperators(Model& model, PassContext& context);
 PassResult convert_half(Model& model, PassContext& context);
 
 StatisticsRequests quantize_wants(const Model& model, const Options& options);
@@ -52,6 +55,18 @@ int weight_bits(const Options& options, QuantMode mode);
 
 class Overrides;
 
+// What static quantization did, by the ids of the model before it.
+struct StaticTrace {
+  struct Step {
+    NodeId node = kNoNode;
+    bool has_weights = false;     // integers of its own: Conv, Gemm, MatMul, tables
+    std::vector<ValueId> values;  // that have to be integers for it
+  };
+  std::vector<Step> steps;                     // in execution order, tables last
+  std::map<ValueId, ValueId> root;             // values with the parameters of another
+  std::map<ValueId, QuantParams> activations;  // of roots
+};
+
 struct QuantJob {
   Model& model;
   const Options& options;
@@ -64,6 +79,7 @@ struct QuantJob {
   const Overrides* overrides = nullptr;  // of single nodes, in static quantization
   // Tables stored in 8 bits: the float constant, then its integers, scale and zero point.
   std::map<ValueId, std::array<ValueId, 3>> tables = {};
+  StaticTrace trace = {};
 
   void skip(NodeId node, std::string reason) {
     result.skipped.push_back({model.graph.node(node).name, std::move(reason)});

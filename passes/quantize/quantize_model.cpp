@@ -1,6 +1,8 @@
 // Chooses the mode and runs it. What could not be quantized is listed with its reason.
 #include "compress/error.h"
+#include "passes/quantize/keep_float.h"
 #include "passes/quantize/precision.h"
+#include "passes/quantize/target.h"
 #include "passes/recover/recover_static.h"
 
 namespace compress {
@@ -11,6 +13,12 @@ void refuse_recovery(const QuantJob& job, std::string_view mode) {
     recover_options(job.options);  // an unknown name is the first thing to say
     fail(ErrorCode::usage, "--recover is for --mode static, this is {}", mode);
   }
+  if (mode != "static" && job.options.has("min-cosine")) {
+    fail(ErrorCode::usage, "--min-cosine is for --mode static, this is {}", mode);
+  }
+  if (mode != "static" && job.options.has("format") && job.options.text("format") == "qoperator") {
+    fail(ErrorCode::usage, "--format qoperator is for --mode static, this is {}", mode);
+  }
   const std::string algorithm = job.options.text("algorithm");
   if (algorithm == "rtn" || mode == "weight-only") return;
   if (algorithm == "gptq" && mode == "static") return;
@@ -18,7 +26,7 @@ void refuse_recovery(const QuantJob& job, std::string_view mode) {
        algorithm == "gptq" ? "static and " : "", mode);
 }
 
-void quantize_static_and_recover(QuantJob& job) {
+void quantize_and_recover(QuantJob& job) {
   const RecoverOptions recover = recover_options(job.options);
   if (!recover) return quantize_static(job);
   const CalibrationSamples samples = calibration_samples(
@@ -26,6 +34,11 @@ void quantize_static_and_recover(QuantJob& job) {
   const Model reference = job.model;
   quantize_static(job);
   recover_static(job.model, reference, job.layers, recover, samples, job.result);
+}
+
+void quantize_static_and_recover(QuantJob& job) {
+  if (!job.options.has("min-cosine")) return quantize_and_recover(job);
+  quantize_above(job, job.options.number("min-cosine"), quantize_and_recover);
 }
 
 }  // namespace
@@ -51,6 +64,11 @@ void run_mode(QuantJob& job, QuantMode mode, bool has_data) {
              "static quantization needs calibration data: --data, or --statistics");
       }
       refuse_recovery(job, "static");
+      if (!target_of(job.options).has_integer_kernels) {
+        job.result.details["warning"] =
+            "ONNX Runtime's CUDA provider has no integer kernels for Q/DQ: the model will be "
+            "smaller, and slower than float; --mode float16 is what is fast there";
+      }
       return quantize_static_and_recover(job);
     case QuantMode::dynamic:
       refuse_recovery(job, "dynamic");

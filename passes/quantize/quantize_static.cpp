@@ -14,6 +14,7 @@
 #include "passes/quantize/pack.h"
 #include "passes/quantize/precision.h"
 #include "passes/quantize/static_plan.h"
+#include "passes/quantize/target.h"
 #include "passes/recover/round_blocks.h"
 #include "passes/types.h"
 
@@ -26,7 +27,7 @@ CalibratorOptions calibrator_options(const Options& options, DType dtype) {
   CalibratorOptions out;
   out.percentile = options.number("percentile");
   out.bits = info(dtype).bits;
-  out.symmetric = options.flag("symmetric-activations");
+  out.symmetric = symmetric_activations(options);
   return out;
 }
 
@@ -35,9 +36,10 @@ class StaticQuantizer {
   explicit StaticQuantizer(QuantJob& job)
       : job_(job),
         graph_(job.model.graph),
+        target_(target_of(job.options)),
         weight_dtype_(weight_dtype(job.options, QuantMode::static_)),
-        activation_dtype_(find_dtype(job.options.text("activations"))->dtype),
-        symmetric_(job.options.flag("symmetric-activations")),
+        activation_dtype_(activation_dtype(job.options)),
+        symmetric_(symmetric_activations(job.options)),
         by_channel_(granularity_of(job.options, QuantMode::static_).kind == Granularity::channel &&
                     job.model.opset() >= 13) {}
 
@@ -57,6 +59,7 @@ class StaticQuantizer {
     infer_known_types(job_.model);
     make_plan();
     choose_parameters();
+    record();
     for (const Unit& unit : plan_.units) {
       in_context([&] { return fmt::format("while quantizing {}", graph_.node(unit.node).name); },
                  [&] { rewrite(unit); });
@@ -181,6 +184,24 @@ class StaticQuantizer {
     }
   }
 
+  void record() {
+    StaticTrace& trace = job_.trace;
+    trace.root = plan_.root;
+    for (const auto& [id, p] : parameters_) {
+      trace.activations[id] = {p.dtype, symmetric_, {}, 0, {p.q.scale}, {p.q.zero_point}};
+    }
+    for (const Unit& unit : plan_.units) {
+      StaticTrace::Step step{unit.node, unit.has_weights, unit.inputs};
+      if (!unit.output_optional) {
+        const auto& outputs = graph_.node(unit.node).outputs;
+        step.values.insert(step.values.end(), outputs.begin(), outputs.end());
+        step.values.push_back(unit.output);
+      }
+      trace.steps.push_back(std::move(step));
+    }
+    for (const NodeId id : plan_.tables) trace.steps.push_back({id, true, {}});
+  }
+
   Parameters& parameters_of(ValueId id) {
     const auto root = plan_.root.find(id);
     return parameters_.at(root == plan_.root.end() ? id : root->second);
@@ -240,7 +261,8 @@ class StaticQuantizer {
     const bool takes_bias = node.is("Conv") || node.is("Gemm");
     const Tensor* bias = takes_bias ? graph_.constant_input(node, 2) : nullptr;
     const bool integer_bias =
-        bias != nullptr && bias->dtype() == DType::float32 && node.float_or("beta", 1) == 1 &&
+        target_.integer_bias && bias != nullptr && bias->dtype() == DType::float32 &&
+        node.float_or("beta", 1) == 1 &&
         (params.scales.size() == 1 || bias->count() == static_cast<int64_t>(params.scales.size()));
     std::vector<double> biases;
     if (integer_bias) biases = bias->to_doubles();
@@ -373,14 +395,17 @@ class StaticQuantizer {
 
   void insert_pairs() {
     std::set<NodeId> integer_nodes;
-    for (const Unit& unit : plan_.units) integer_nodes.insert(unit.node);
+    for (const Unit& unit : plan_.units) {
+      integer_nodes.insert(unit.node);
+      for (const ValueId id : unit.inputs) operands_read_[unit.node].insert(now(id));
+    }
     for (const ValueId planned : plan_.quantized) {
       Parameters& p = parameters_of(planned);
       make_constants(p);
       const ValueId id = now(planned);
       const NodeId producer = graph_.value(id).producer;
       const bool from_integers =
-          producer != kNoNode &&
+          target_.quantizes_outputs && producer != kNoNode &&
           (integer_nodes.count(producer) > 0 || is_kept_activation(producer, integer_nodes));
       insert_pair(id, p, from_integers, integer_nodes);
     }
@@ -394,13 +419,9 @@ class StaticQuantizer {
     return before != kNoNode && integer_nodes.count(before) > 0;
   }
 
-  // Readers of what integer nodes make all read the dequantized value: the float one is never
-  // stored. Of other values only integer nodes do, so that float readers lose nothing.
-  void insert_pair(ValueId id, const Parameters& p, bool from_integers,
-                   const std::set<NodeId>& integer_nodes) {
+  // What `id` reads as behind QuantizeLinear and DequantizeLinear of its own.
+  ValueId add_pair(ValueId id, const Parameters& p) {
     const std::string name = graph_.value(id).name;
-    const auto uses = graph_.uses(id);
-    const std::vector<Use> readers(uses.begin(), uses.end());
     const NodeId quantize = graph_.add({"QuantizeLinear",
                                         {id, p.scale, p.zero_point},
                                         {name + "_QuantizeLinear_Output"},
@@ -413,9 +434,36 @@ class StaticQuantizer {
                                           name + "_DequantizeLinear"});
     const ValueId out = graph_.node(dequantize).outputs[0];
     graph_.set_type(out, graph_.value(id).type);
+    return out;
+  }
+
+  // Of a sum, one operand may be left in float.
+  bool reads_integers(const Use& use) const {
+    const auto row = operands_read_.find(use.node);
+    return row != operands_read_.end() &&
+           row->second.count(graph_.node(use.node).inputs[static_cast<size_t>(use.slot)]) > 0;
+  }
+
+  // Readers of what integer nodes make all read the dequantized value: the float one is never
+  // stored. Of other values only integer nodes do, so that float readers lose nothing.
+  void insert_pair(ValueId id, const Parameters& p, bool from_integers,
+                   const std::set<NodeId>& integer_nodes) {
+    const std::string name = graph_.value(id).name;
+    const auto uses = graph_.uses(id);
+    const std::vector<Use> readers(uses.begin(), uses.end());
+    if (target_.dedicated_pairs) {
+      for (const Use& use : readers) {
+        if (integer_nodes.count(use.node) == 0 || !reads_integers(use)) continue;
+        graph_.set_input(use.node, static_cast<size_t>(use.slot), add_pair(id, p));
+      }
+      return;
+    }
+    const ValueId out = add_pair(id, p);
+    const NodeId quantize =
+        graph_.value(graph_.node(graph_.value(out).producer).inputs[0]).producer;
     if (!from_integers) {
       for (const Use& use : readers) {
-        if (integer_nodes.count(use.node) > 0) {
+        if (integer_nodes.count(use.node) > 0 && reads_integers(use)) {
           graph_.set_input(use.node, static_cast<size_t>(use.slot), out);
         }
       }
@@ -431,6 +479,7 @@ class StaticQuantizer {
 
   QuantJob& job_;
   Graph& graph_;
+  const Target& target_;
   DType weight_dtype_;
   DType activation_dtype_;
   bool symmetric_;
@@ -441,6 +490,7 @@ class StaticQuantizer {
   std::map<ValueId, DType> activation_types_;  // where --override says so
   std::map<ValueId, Parameters> parameters_;
   std::map<ValueId, ValueId> operands_;
+  std::map<NodeId, std::set<ValueId>> operands_read_;  // by integer nodes, as integers
   std::map<ValueId, ValueId> moved_;  // outputs of absorbed activations -> of their producers
 };
 

@@ -6,6 +6,7 @@
 #include "compress/error.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
+#include "passes/quantize/target.h"
 
 namespace compress {
 namespace {
@@ -36,8 +37,11 @@ class Planner {
  public:
   Planner(const Model& model, const Options& options, const Selection& selection,
           const std::set<ValueId>& banned)
-      : model_(model), graph_(model.graph), selection_(selection), banned_(banned) {
-    absorbs_ = !options.flag("symmetric-activations") && options.text("activations") == "uint8";
+      : model_(model),
+        graph_(model.graph),
+        selection_(selection),
+        banned_(banned),
+        target_(target_of(options)) {
     transformer_ = is_transformer(model);
   }
 
@@ -56,6 +60,7 @@ class Planner {
     // erodes in one round whichever end it starts from.
     chosen_.assign(all_.size(), 0);
     for (size_t i = 0; i < all_.size(); ++i) choose(i, true);
+    if (!target_.quantizes_outputs) return finish();
     constexpr int kMaxRounds = 16;
     bool changed = true;
     for (int round = 0; round < kMaxRounds && changed; ++round) {
@@ -91,6 +96,7 @@ class Planner {
     if (!node.bodies.empty()) return skip(id, "what stands in its bodies is left as it is");
     const bool table = node.is("Gather") && graph_.constant_input(node, 0) != nullptr;
     if (table) return consider_table(id);
+    if (!target_.quantizes_outputs) return consider_inputs(id);
     const bool elementwise = is_elementwise_integer(node);
     if (!elementwise && !moves_values(node)) {
       if (has_weights(node)) skip(id, "no integer kernel for " + node.op_type);
@@ -111,6 +117,35 @@ class Planner {
     unit.output = node.outputs[0];
     if (elementwise && !node.is("Softmax") && !node.is("Sigmoid")) absorb_activation(unit);
     all_.push_back(unit);
+  }
+
+  // For a runtime that wants Q/DQ on what is read alone: sums of branches and pools of averages run
+  // on integers then, and what moves values follows by itself.
+  void consider_inputs(NodeId id) {
+    const Node& node = graph_.node(id);
+    const bool is_pool = node.is("AveragePool") || node.is("GlobalAveragePool");
+    const bool is_sum = node.is("Add") && !transformer_ && node.inputs.size() == 2 &&
+                        !graph_.value(node.inputs[0]).is_constant() &&
+                        !graph_.value(node.inputs[1]).is_constant() &&
+                        node.inputs[0] != node.inputs[1];
+    if ((!is_pool && !is_sum) || !selection_.wants_op(node.op_type, true) ||
+        !selection_.refusal(node).empty()) {
+      if (has_weights(node)) skip(id, "no integer kernel for " + node.op_type);
+      return;
+    }
+    Unit unit;
+    unit.node = id;
+    unit.output = node.outputs[0];
+    unit.output_optional = true;
+    for (const ValueId input : node.inputs) {
+      const NodeId producer = graph_.value(input).producer;
+      const bool fuses = producer != kNoNode && graph_.node(producer).is("Conv") &&
+                         single_reader(graph_, input) != kNoNode;
+      if (is_sum && !target_.quantizes_both_summands && fuses && input == node.inputs[0]) continue;
+      if (is_sum && !target_.quantizes_both_summands && fuses && !unit.inputs.empty()) continue;
+      unit.inputs.push_back(input);
+    }
+    if (inputs_fit(unit)) all_.push_back(unit);
   }
 
   // Squares and sums or products with a constant are pieces of norms, Gelu and HardSwish, whose
@@ -154,14 +189,14 @@ class Planner {
     Unit unit;
     unit.node = id;
     unit.has_weights = true;
-    unit.output_optional = !node.is("Conv");
+    unit.output_optional = !node.is("Conv") || !target_.quantizes_outputs;
     const ValueId input = operand(node, 0);
     std::string reason = node.is("Conv") ? conv_reason(node) : product_reason(id);
     if (!reason.empty()) return skip(id, reason);
     unit.inputs = {input};
     unit.output = node.outputs[0];
     if (!is_float_value(input)) return skip(id, "its input is no float32");
-    absorb_activation(unit);
+    if (target_.quantizes_outputs) absorb_activation(unit);
     for (const ValueId value : {input, unit.output}) {
       const bool matters = value == input || !unit.output_optional;
       if (matters && banned_.count(value) > 0) {
@@ -338,6 +373,7 @@ class Planner {
 
   // Nodes that sit among integer ones and stay float, so that a user sees what breaks the chain.
   void explain_floats() {
+    if (!target_.quantizes_outputs) return;
     std::set<NodeId> absorbed;
     for (const Unit& unit : plan_.units) absorbed.insert(unit.activation);
     for (const NodeId id : graph_.order()) {
@@ -360,7 +396,7 @@ class Planner {
   const Graph& graph_;
   const Selection& selection_;
   const std::set<ValueId>& banned_;
-  bool absorbs_ = true;
+  const Target& target_;
   bool transformer_ = false;
   std::vector<Unit> all_;
   std::unordered_map<NodeId, size_t> index_;

@@ -14,6 +14,7 @@
 #include "passes/edit.h"
 #include "passes/quantize/integer_bias.h"
 #include "passes/quantize/pack.h"
+#include "passes/quantize/target.h"
 #include "passes/recover/activations.h"
 #include "passes/recover/gptq.h"
 #include "passes/recover/input_gram.h"
@@ -86,14 +87,6 @@ struct ChannelMeans {
     }
   }
 };
-
-// The DequantizeLinear of constants that operand `slot` comes from, or kNoNode.
-NodeId constant_dequantize(const Graph& graph, const Node& node, size_t slot) {
-  const ValueId id = operand(node, slot);
-  const NodeId producer = id == kNoValue ? kNoNode : graph.value(id).producer;
-  if (producer == kNoNode || !graph.node(producer).is("DequantizeLinear")) return kNoNode;
-  return graph.constant_input(graph.node(producer), 0) != nullptr ? producer : kNoNode;
-}
 
 class StaticRecovery {
  public:
@@ -203,7 +196,11 @@ class StaticRecovery {
   bool add_to_bias(NodeId id, const std::vector<double>& shift) {
     const Node& node = graph_.node(id);
     if (!node.is("Conv") && !node.is("Gemm")) return false;
-    if (operand(node, 2) == kNoValue && !add_zero_bias(id)) return false;
+    const ValueId own = operand(node, 2);
+    if (own == kNoValue ? !options_.integer_bias : graph_.value(own).is_constant()) {
+      return add_to_float_bias(id, shift);
+    }
+    if (own == kNoValue && !add_zero_bias(id)) return false;
     const NodeId dequantize = constant_dequantize(graph_, graph_.node(id), 2);
     if (dequantize == kNoNode) return false;
     const Node& pair = graph_.node(dequantize);
@@ -223,6 +220,29 @@ class StaticRecovery {
       values[c] = static_cast<int32_t>(std::clamp(std::nearbyint(moved), -kMost, kMost));
     }
     graph_.set_constant(constant, std::move(biases));
+    return true;
+  }
+
+  bool add_to_float_bias(NodeId id, const std::vector<double>& shift) {
+    const Node node = graph_.node(id);
+    std::vector<double> values(shift.size(), 0);
+    std::string name = node.name + "_bias";
+    Shape shape = {static_cast<int64_t>(shift.size())};
+    if (const ValueId own = operand(node, 2); own != kNoValue) {
+      const Tensor& before = graph_.value(own).constant;
+      if (before.dtype() != DType::float32 || node.float_or("beta", 1) != 1 ||
+          before.count() != static_cast<int64_t>(shift.size())) {
+        return false;
+      }
+      values = before.to_doubles();
+      shape = before.shape();
+      name = graph_.value(own).name + "_corrected";
+    }
+    std::vector<float> moved(values.size());
+    for (size_t c = 0; c < moved.size(); ++c) moved[c] = static_cast<float>(values[c] + shift[c]);
+    graph_.set_input(
+        id, 2,
+        graph_.add_constant(name, Tensor::from<float>(shape, std::span<const float>(moved))));
     return true;
   }
 
@@ -372,6 +392,7 @@ RecoverOptions recover_options(const Options& options) {
   RecoverOptions out;
   out.gptq = options.text("algorithm") == "gptq";
   out.reduce_range = options.flag("reduce-range");
+  out.integer_bias = target_of(options).integer_bias;
   constexpr std::string_view kNames[] = {"bias", "equalize", "smooth"};
   for (const std::string& name : options.list("recover")) {
     if (name == "bias") {

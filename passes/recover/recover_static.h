@@ -17,6 +17,7 @@ struct RecoverOptions {
   bool smooth = false;    // see input_scales.h
 
   bool reduce_range = false;  // as the weights were quantized
+  bool integer_bias = true;   // of layers that get one
 
   explicit operator bool() const { return gptq || bias || equalize || smooth; }
 };

@@ -178,7 +178,7 @@ def efficientnet_static(b):
     same = same_top(session(out, exact=True))
     b.check(same >= 0.99, f"ORT's arg-max agrees with ours on {same:.3f} >= 0.99 of {len(images)} "
             f"({same_top(sess):.3f} with its default sums)")
-    for calibrator in ("minmax", "moving-average", "percentile", "entropy", "mse"):
+    for calibrator in ("minmax", "moving-average", "percentile", "entropy", "mse", "balanced"):
         other = b.work / f"eff_{calibrator}.onnx"
         result = b.run("quantize", b.model("efficientnet_lite0"), "-o", other, "--mode", "static",
                        "--data", b.work / "efficientnet.json", "--samples", 62, "--calibrator",
