@@ -112,10 +112,12 @@ void report(const Options& options, const std::string& name, int64_t multiplicat
   fmt::print("\n");
 }
 
-void report_threads(const Options& options, const std::string& name, Work one, Work two) {
+// How many times as long `one` takes as `two`, which has `threads`.
+void report_ratio(const Options& options, const std::string& name, Work one, Work two,
+                  int threads = 2) {
   if (name.find(options.filter) == std::string::npos) return;
-  std::vector<Side> sides = {{std::move(one)}, {std::move(two), 2}};
-  alternate(sides, CLOCK_MONOTONIC, options.seconds);
+  std::vector<Side> sides = {{std::move(one)}, {std::move(two), threads}};
+  alternate(sides, threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, options.seconds);
   fmt::print("{:44} {:8.2f}\n", name, median_ratio(sides[0], sides[1]));
 }
 
@@ -161,6 +163,45 @@ Work gemm_s8_work(const GemmS8Kernel& kernel, Shape s, bool a_signed, bool b_sig
     epilogue.scale = state->scale.data();
     gemm_s8(state->packed, {s.m, state->a.data(), s.k, a_signed, 3, state->out.data(), s.n,
                             epilogue, state->workspace.get()});
+  };
+}
+
+// Weights as layers have them, most of them small; blocks of 4 x 16 without any.
+std::vector<uint8_t> layer_weights(Shape s, int percent_zero) {
+  const std::vector<uint8_t> random = bytes(4 * s.k * s.n), chosen = bytes(s.k * s.n);
+  std::vector<uint8_t> weights(static_cast<size_t>(s.k * s.n));
+  for (int64_t k = 0; k < s.k; ++k) {
+    for (int64_t n = 0; n < s.n; ++n) {
+      const int64_t at = k * s.n + n, block = k / 4 * (s.n / 16) + n / 16;
+      int sum = -510;
+      for (int64_t i = 0; i < 4; ++i) sum += random[static_cast<size_t>(4 * at + i)];
+      const bool zero = chosen[static_cast<size_t>(block)] * 100 < percent_zero * 256;
+      weights[static_cast<size_t>(at)] = zero ? 0 : static_cast<uint8_t>(sum / 4);
+    }
+  }
+  return weights;
+}
+
+// On the kernel that is chosen for such weights.
+Work layer_work(Shape s, int percent_zero) {
+  struct State {
+    std::vector<uint8_t> a, b, out;
+    std::vector<float> scale;
+    PackedGemmS8 packed;
+    AlignedArray<uint8_t> workspace;
+  };
+  auto state = std::make_shared<State>();
+  state->a = bytes(s.m * s.k), state->b = layer_weights(s, percent_zero);
+  state->out.resize(static_cast<size_t>(s.m * s.n));
+  state->scale.assign(static_cast<size_t>(s.n), 1e-3f);
+  state->packed = pack_gemm_s8_for({state->b.data(), true, false, s.k, s.n, s.n}, s.m);
+  state->workspace =
+      make_aligned<uint8_t>(static_cast<int64_t>(gemm_s8_workspace_bytes(state->packed, s.m)));
+  return [state, s] {
+    S8Epilogue epilogue;
+    epilogue.scale = state->scale.data();
+    gemm_s8(state->packed, {s.m, state->a.data(), s.k, false, 3, state->out.data(), s.n, epilogue,
+                            state->workspace.get()});
   };
 }
 
@@ -308,6 +349,23 @@ void bench_level(const Options& options, size_t level) {
   }
 }
 
+// Weights of layers, and zero blocks in them against none.
+void bench_layers(const Options& options) {
+  for (const Shape& s : kShapes) {
+    if (s.m < 16) continue;
+    report(options, label("gemm_s8_chosen", s, "layer_weights"), s.multiplications(),
+           layer_work(s, 0));
+  }
+  fmt::print("\n{:44} {:>8}\n", "zero blocks of weights over none", "times");
+  for (const Shape& s : kShapes) {
+    if (s.m < 16 || s.k < 256) continue;
+    for (const int percent_zero : {50, 75, 90}) {
+      report_ratio(options, label("sparse/gemm_s8", s, fmt::format("{}%", percent_zero)),
+                   layer_work(s, 0), layer_work(s, percent_zero), 1);
+    }
+  }
+}
+
 void bench_threads(const Options& options) {
   for (const Shape& s : kShapes) {
     if (s.m < 49) continue;
@@ -316,16 +374,16 @@ void bench_threads(const Options& options) {
     const Work two = gemm_s8_work(best_gemm_s8(), s, false, true);
     const Work w4_two = gemm_w4_work(best_gemm_w4_int8(), s, 4, 32);
     set_thread_count(1);
-    report_threads(options, label("threads/gemm_s8", s, "u8s8"), one, two);
-    report_threads(options, label("threads/gemm_w4", s, "4bit_block32"),
-                   gemm_w4_work(best_gemm_w4_int8(), s, 4, 32), w4_two);
+    report_ratio(options, label("threads/gemm_s8", s, "u8s8"), one, two);
+    report_ratio(options, label("threads/gemm_w4", s, "4bit_block32"),
+                 gemm_w4_work(best_gemm_w4_int8(), s, 4, 32), w4_two);
   }
   for (const Layer& layer : kLayers) {
     const Work one = conv_s8_work(best_gemm_s8(), best_depthwise_s8(), layer);
     set_thread_count(2);
     const Work two = conv_s8_work(best_gemm_s8(), best_depthwise_s8(), layer);
     set_thread_count(1);
-    report_threads(options, fmt::format("threads/conv_s8/{}", layer.name), one, two);
+    report_ratio(options, fmt::format("threads/conv_s8/{}", layer.name), one, two);
   }
 }
 
@@ -350,6 +408,7 @@ int main(int argc, char** argv) {
   for (size_t level = 0; level + 1 < gemm_s8_kernels().size(); ++level) {  // all but ref
     bench_level(options, level);
   }
+  bench_layers(options);
   fmt::print("\n{:44} {:>8}\n", "two threads over one", "times");
   bench_threads(options);
   return 0;

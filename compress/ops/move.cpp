@@ -248,6 +248,21 @@ void infer_concat(NodeContext& context) {
   context.set_output(0, context.dtype(0), out);
 }
 
+// Inputs that give one element each to a row, as rotated pairs are put together: input by input.
+template <class T>
+Kernel interleave_kernel(int64_t rows, T) {
+  return {"", [rows](const KernelArgs& args) {
+            const auto inputs = static_cast<int64_t>(args.inputs.size());
+            parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
+              for (int64_t i = 0; i < inputs; ++i) {
+                const T* from = static_cast<const T*>(args.inputs[static_cast<size_t>(i)].data);
+                T* to = static_cast<T*>(args.outputs[0].data) + i;
+                for (int64_t r = begin; r < end; ++r) to[r * inputs] = from[r];
+              }
+            });
+          }};
+}
+
 Kernel prepare_concat(const NodeContext& context) {
   const Shape& out = context.output_types[0].shape;
   const int axis = axis_of(context, context.node().int_or("axis", 1), out.rank());
@@ -260,6 +275,8 @@ Kernel prepare_concat(const NodeContext& context) {
       lengths.push_back(context.shape(i)[axis] * inner);
     }
     const int64_t row = out[axis] * inner;
+    const auto one = [&](int64_t length) { return length == bytes; };
+    if (std::all_of(lengths.begin(), lengths.end(), one)) return interleave_kernel(outer, tag);
     return {"", [=, lengths = std::move(lengths)](const KernelArgs& args) {
               std::byte* to = static_cast<std::byte*>(args.outputs[0].data);
               parallel_for(0, outer, kGrain * 4 / std::max<int64_t>(row, 1) + 1,

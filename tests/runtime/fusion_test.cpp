@@ -266,6 +266,28 @@ TEST_CASE("a pattern whose inner value is read, put out or observed stays apart 
   }
 }
 
+TEST_CASE("inputs of one element a row are put side by side") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {7, 5});
+  const auto column = [&](const char* op) {
+    const ValueId axes = b.constant(Tensor::from<int64_t>({1}, {-1}));
+    return b.op("Unsqueeze", {b.op(op, {x}), axes});
+  };
+  const std::vector<ValueId> columns = {column("Neg"), column("Abs"), column("Floor")};
+  b.output(b.op("Concat", columns, {attr("axis", int64_t{-1})}), "y");
+  const Tensor feed = normal({7, 5});
+  Session session(std::move(b).model(17));
+  const Tensor y = session.run(std::vector<NamedTensor>{{"x", feed}})[0];
+  REQUIRE(y.shape() == Shape{7, 5, 3});
+  const TensorData values = y.read(), given = feed.read();
+  for (size_t i = 0; i < 35; ++i) {
+    const float v = given.as<float>()[i];
+    CHECK(values.as<float>()[3 * i] == -v);
+    CHECK(values.as<float>()[3 * i + 1] == std::fabs(v));
+    CHECK(values.as<float>()[3 * i + 2] == std::floor(v));
+  }
+}
+
 TEST_CASE("MultiHeadAttention runs on the kernel of its nodes") {
   for (const bool with_bias : {false, true}) {
     GraphBuilder b;

@@ -184,9 +184,8 @@ struct Store {
     _mm_storeh_pd(reinterpret_cast<double*>(out + 3 * p.ldc), _mm_castsi128_pd(second));
   }
 
-  bool is_usual(int64_t whole_rows) const noexcept {
-    return p.finish.output == S8Output::quantized && p.finish.saturates && p.b_zero == nullptr &&
-           rows == whole_rows && width == kColumns;
+  bool is_whole(int64_t whole_rows) const noexcept {
+    return p.b_zero == nullptr && rows == whole_rows && width == kColumns;
   }
 
   // Any other end of a tile. Reads whole fours of `acc`.
@@ -278,7 +277,33 @@ void tile(const GemmS8Block& p, const uint8_t* rows, int64_t begin, int64_t end,
     COMPRESS_ROW(10)
     COMPRESS_ROW(11)
   }
-  if (store.is_usual(kCount)) {
+#undef COMPRESS_ROW
+  const bool whole = store.is_whole(kCount);
+  if (whole && p.finish.output == S8Output::float32) {
+    const __m256 scale = _mm256_loadu_ps(p.finish.scale + store.column);
+    const __m256 bias = _mm256_loadu_ps(p.finish.float_bias + store.column);
+    float* out = static_cast<float*>(p.out) + store.row * p.ldc + store.column;
+#define COMPRESS_ROW(r)                                                     \
+  if constexpr (kCount > r) {                                               \
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc##r), scale); \
+    _mm256_storeu_ps(out + (r)*p.ldc, _mm256_add_ps(scaled, bias));         \
+  }
+    COMPRESS_ROW(0)
+    COMPRESS_ROW(1)
+    COMPRESS_ROW(2)
+    COMPRESS_ROW(3)
+    COMPRESS_ROW(4)
+    COMPRESS_ROW(5)
+    COMPRESS_ROW(6)
+    COMPRESS_ROW(7)
+    COMPRESS_ROW(8)
+    COMPRESS_ROW(9)
+    COMPRESS_ROW(10)
+    COMPRESS_ROW(11)
+#undef COMPRESS_ROW
+    return;
+  }
+  if (whole && p.finish.output == S8Output::quantized && p.finish.saturates) {
     const __m256 scale = _mm256_loadu_ps(p.finish.scale + store.column);
     uint8_t* out = static_cast<uint8_t*>(p.out) + store.row * p.ldc + store.column;
     store.saturated<(kCount < 4)>(acc0, acc1, acc2, acc3, scale, out);
@@ -295,7 +320,6 @@ void tile(const GemmS8Block& p, const uint8_t* rows, int64_t begin, int64_t end,
   __m256i acc[12] = {acc0, acc1, acc2, acc3, acc4, acc5, acc6, acc7, acc8, acc9, acc10, acc11};
   store(acc);
 }
-#undef COMPRESS_ROW
 
 void columns(const GemmS8Block& p, int64_t column, int64_t begin, int64_t end) noexcept {
   const uint8_t* rows = p.a;
