@@ -165,6 +165,22 @@ TEST_CASE("conv_s8: every variant equals the definition") {
   }
 }
 
+TEST_CASE("conv_s8: lines that are not copied with their padding") {
+  Random random(24);
+  for (const int64_t groups : {1, 2}) {
+    for (int i = 0; i < 8; ++i) {
+      Problem problem = random_problem(random, groups * random.integer(2, 9), groups, 4 * groups);
+      problem.p.kernel_w = random.integer(2, 4);
+      problem.p.pad_left = random.integer(1, 3);
+      problem.batch = 1;
+      problem.in_h = problem.p.dilation_h * (problem.p.kernel_h - 1) + 1;
+      problem.in_w = 1024 / problem.p.in_channels + random.integer(1, 9);
+      problem.fill(random);
+      check(problem, i % 2 == 0);
+    }
+  }
+}
+
 TEST_CASE("conv_s8: groups") {
   Random random(22);
   for (int i = 0; i < 40; ++i) {

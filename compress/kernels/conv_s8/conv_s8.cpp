@@ -166,6 +166,41 @@ int64_t padding_bytes(const PackedConvS8& weights) {
   return round_up(segment_length(weights), kAlignment);
 }
 
+// Narrow images are copied with their padding first: rows at their edges are then like any other,
+// where they would be a good part of all rows and each be put together by itself.
+constexpr int64_t kNarrowLine = 1024;  // bytes
+
+bool copies_padding(const ConvS8Params& p, int64_t in_w) {
+  const auto [least, most] = std::minmax({p.pad_top, p.pad_left, p.pad_bottom, p.pad_right});
+  return least >= 0 && most > 0 && p.kernel_w > 1 && in_w * p.in_channels <= kNarrowLine;
+}
+
+int64_t padded_bytes(const ConvS8Params& p, int64_t batch, int64_t in_h, int64_t in_w) {
+  if (!copies_padding(p, in_w)) return 0;
+  const int64_t lines = in_h + p.pad_top + p.pad_bottom, width = in_w + p.pad_left + p.pad_right;
+  return round_up(batch * lines * width * p.in_channels, kAlignment);
+}
+
+void copy_padded(const ConvS8Params& p, const ConvS8Args& args, uint8_t* out) noexcept {
+  const int64_t line = args.in_w * p.in_channels;
+  const int64_t left = p.pad_left * p.in_channels, right = p.pad_right * p.in_channels;
+  const uint8_t* from = static_cast<const uint8_t*>(args.input);
+  const auto fill = [&](int64_t count) {
+    std::memset(out, args.input_zero_point, static_cast<size_t>(count));
+    out += count;
+  };
+  for (int64_t n = 0; n < args.batch; ++n) {
+    fill(p.pad_top * (left + line + right));
+    for (int64_t y = 0; y < args.in_h; ++y, from += line) {
+      fill(left);
+      std::memcpy(out, from, static_cast<size_t>(line));
+      out += line;
+      fill(right);
+    }
+    fill(p.pad_bottom * (left + line + right));
+  }
+}
+
 // Groups may be packed for different kernels.
 gemm_s8_detail::Plan group_plan(const PackedConvS8& weights, size_t group, int64_t m) noexcept {
   return gemm_s8_detail::make_plan(weights.groups[group], m, segment_length(weights));
@@ -225,7 +260,9 @@ size_t conv_s8_workspace_bytes(const PackedConvS8& weights, int64_t batch, int64
   for (size_t group = 0; group < weights.groups.size(); ++group) {
     most = std::max(most, gemm_s8_detail::workspace_bytes(group_plan(weights, group, m)));
   }
-  return static_cast<size_t>(padding_bytes(weights)) + most;
+  return static_cast<size_t>(padding_bytes(weights) +
+                             padded_bytes(weights.params, batch, in_h, in_w)) +
+         most;
 }
 
 void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
@@ -243,16 +280,27 @@ void conv_s8(const PackedConvS8& weights, const ConvS8Args& args) noexcept {
     return;
   }
   std::memset(padding, args.input_zero_point, static_cast<size_t>(padding_bytes(weights)));
+  ConvS8Params inside = p;
+  ConvS8Args image = args;
+  if (copies_padding(p, args.in_w)) {
+    uint8_t* copy = static_cast<uint8_t*>(workspace);
+    copy_padded(p, args, copy);
+    workspace = copy + padded_bytes(p, args.batch, args.in_h, args.in_w);
+    image.input = copy;
+    image.in_h += p.pad_top + p.pad_bottom;
+    image.in_w += p.pad_left + p.pad_right;
+    inside.pad_top = inside.pad_left = inside.pad_bottom = inside.pad_right = 0;
+  }
   const uint8_t flip = args.input_signed ? 0x80 : 0;
   const int32_t zero_point = args.input_zero_point + (args.input_signed ? 128 : 0);
   const int64_t channels = p.in_channels / p.groups, outputs = p.out_channels / p.groups;
   const int64_t element = gemm_s8_detail::output_bytes(args.epilogue.output);
   for (int64_t group = 0; group < p.groups; ++group) {
     const PackedGemmS8& matrix = weights.groups[group];
-    const Gather gather{p,
-                        args,
+    const Gather gather{inside,
+                        image,
                         matrix,
-                        static_cast<const uint8_t*>(args.input) + group * channels,
+                        static_cast<const uint8_t*>(image.input) + group * channels,
                         padding,
                         out_h,
                         out_w,

@@ -26,7 +26,16 @@ inline void widen8(const uint8_t* p, uint16_t* out) noexcept {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), wide);
 }
 
-// The last 16 values, or the last 8, overlap the ones before where the length is no multiple.
+template <bool kFlip>
+inline void widen4(const uint8_t* p, uint16_t* out) noexcept {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  __m128i wide = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(bytes));
+  if constexpr (kFlip) wide = _mm_xor_si128(wide, _mm_set1_epi16(0x80));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), wide);
+}
+
+// The last 16 values, or the last 8 or 4, overlap the ones before where the length is no multiple.
 template <bool kFlip>
 void widen_rows(const GemmS8Rows& p) noexcept {
   const int64_t length = p.length;
@@ -39,6 +48,9 @@ void widen_rows(const GemmS8Rows& p) noexcept {
     } else if (length >= 8) {
       widen8<kFlip>(source, out);
       widen8<kFlip>(source + length - 8, out + length - 8);
+    } else if (length >= 4) {
+      widen4<kFlip>(source, out);
+      widen4<kFlip>(source + length - 4, out + length - 4);
     } else {
       for (int64_t k = 0; k < length; ++k) out[k] = source[k] ^ (kFlip ? 0x80 : 0);
     }
