@@ -200,6 +200,16 @@ struct Frames {
   int64_t length, step;
 };
 
+// [batch, length, 1 or 2]. Exporters leave out the last axis of real signals, and ONNX Runtime
+// takes them so. nullopt where the rank is not known.
+std::optional<Shape> signal_shape(const NodeContext& c) {
+  if (!c.in(0).has_shape) return std::nullopt;
+  const Shape& given = c.shape(0);
+  if (given.rank() == 2) return Shape{given[0], given[1], 1};
+  if (given.rank() != 3) c.invalid(fmt::format("the signal has shape {}", given.to_string()));
+  return given;
+}
+
 // nullopt where a size is not known yet.
 std::optional<Frames> read_frames(const NodeContext& c) {
   const auto step = int_input(c, 1);
@@ -225,8 +235,9 @@ std::optional<Frames> read_frames(const NodeContext& c) {
 
 void infer_stft(NodeContext& c) {
   ops::require_inputs(c, 2, 4);
-  if (!known_rank(c, 0, 3)) return c.set_output(0, c.dtype(0));
-  const Shape& signal = c.shape(0);
+  const std::optional<Shape> shape = signal_shape(c);
+  if (!shape) return c.set_output(0, c.dtype(0));
+  const Shape& signal = *shape;
   const bool onesided = c.node().int_or("onesided", 1) != 0;
   if (known(signal[2]) && signal[2] != 1 && (signal[2] != 2 || onesided)) {
     c.invalid(fmt::format("the signal has shape {}", signal.to_string()));
@@ -245,7 +256,7 @@ Kernel prepare_stft(const NodeContext& c) {
   if (!frames) return prepare_at_run(c);
   require_quick(c, frames->length);
   if (c.has_input(2) && c.dtype(2) != c.dtype(0)) c.invalid("a window of another type");
-  const Shape& signal = c.shape(0);
+  const Shape signal = *signal_shape(c);
   const Shape& out = c.output_types[0].shape;
   return by_float(c, c.dtype(0), [&]<class T>(T) {
     return Kernel{"", [=, n = frames->length, step = frames->step, length = signal[1],

@@ -67,6 +67,20 @@ TEMPLATE_TEST_CASE("QuantizeLinear rounds as quantize_value does", "", uint8_t, 
   }
 }
 
+TEST_CASE("STFT takes real signals without their last axis") {
+  const Tensor signal = random_tensor({2, 40}, 1);
+  const auto frames = [&](const Tensor& given) {
+    return test::run(
+        {"STFT",
+         {given, Tensor::scalar<int64_t>(4), random_tensor({16}, 2), Tensor::scalar<int64_t>(16)},
+         {},
+         17})[0];
+  };
+  const Tensor ours = frames(signal);
+  CHECK(ours.shape() == Shape{2, 7, 9, 2});
+  CHECK(ours.to_doubles() == frames(signal.reshaped({2, 40, 1})).to_doubles());
+}
+
 TEST_CASE("results do not depend on the number of threads") {
   const std::vector<NodeCase> cases = {
       {"Conv", {random_tensor({2, 5, 19, 23}, 1), random_tensor({7, 5, 3, 3}, 2)}},
