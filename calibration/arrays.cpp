@@ -16,14 +16,15 @@ class ArraySource : public SampleSource {
     Fitter fitter;
     std::shared_ptr<const TensorData> array;
     bool constant = false;
-    Tensor whole;  // of a constant
+    Tensor whole;      // of a constant
+    int64_t rows = 1;  // of axis 0 that a sample takes: 2 of a state [2, 1, 128]
   };
   std::vector<Feed> feeds;
   std::shared_ptr<const TensorData> labels;
   std::vector<double> scores;
   int64_t samples = 0;
-  int64_t rows = 1;   // of axis 0 that a sample takes
-  int64_t total = 0;  // rows of the arrays; a rest that fills no sample is left out
+  int64_t rows = 1;   // of the first array, and of the labels
+  int64_t total = 0;  // rows of the first array; a rest that fills no sample is left out
   std::string text;
 
   int64_t size() const override { return samples; }
@@ -40,10 +41,10 @@ class ArraySource : public SampleSource {
   Sample get(int64_t index) override {
     Sample sample;
     for (const Feed& feed : feeds) {
-      sample.inputs.push_back({feed.fitter.input().name,
-                               feed.constant
-                                   ? feed.whole
-                                   : feed.fitter.fit(slice_rows(feed.array, index * rows, rows))});
+      sample.inputs.push_back(
+          {feed.fitter.input().name,
+           feed.constant ? feed.whole
+                         : feed.fitter.fit(slice_rows(feed.array, index * feed.rows, feed.rows))});
     }
     if (labels) sample.label = slice_rows(labels, index * rows, rows);
     return sample;
@@ -177,7 +178,7 @@ bool is_constant(const DatasetSpec& spec, const std::string& array, const ModelI
 void add_feed(ArraySource& source, const DatasetSpec& spec, const ModelInput& input,
               const std::string& array, const Tensor& tensor, const Preprocessing* preprocessing) {
   const std::string what = fmt::format("array '{}' of {}", array, base_name(spec.path));
-  ArraySource::Feed feed{Fitter(input, preprocessing, what), nullptr, false, {}};
+  ArraySource::Feed feed{Fitter(input, preprocessing, what), nullptr, false, {}, 1};
   if (is_constant(spec, array, input, tensor)) {
     feed.fitter.check(tensor.dtype(), tensor.shape());
     feed.constant = true;
@@ -186,21 +187,23 @@ void add_feed(ArraySource& source, const DatasetSpec& spec, const ModelInput& in
     return;
   }
   const int64_t rows = input.fixed_batch();
-  const bool first = source.samples == 0;
+  feed.rows = rows;
   const int64_t samples = tensor.shape()[0] / rows;
   if (samples == 0) {
     fail(ErrorCode::usage, "{} has {} rows; the model takes {}", what, tensor.shape()[0],
          describe(input));
   }
-  if (!first && (samples != source.samples || rows != source.rows)) {
+  if (source.samples != 0 && samples != source.samples) {
     fail(ErrorCode::usage,
          "{} has {} samples, others have {}; arrays that are the same for every "
          "sample are listed in \"constants\" of a data spec",
          what, samples, source.samples);
   }
+  if (source.samples == 0) {
+    source.rows = rows;
+    source.total = tensor.shape()[0];
+  }
   source.samples = samples;
-  source.rows = rows;
-  source.total = tensor.shape()[0];
   Shape shape = tensor.shape();
   shape[0] = rows;
   feed.fitter.check(tensor.dtype(), shape);

@@ -92,6 +92,19 @@ TEST_CASE("npz: next tokens, constants, scalars, a fixed batch") {
   CHECK(source->get(2).label->shape() == Shape{1, 5});
   CHECK_THAT(refusal(scratch / "a.npz", model), Catch::Contains("constants"));
 
+  // A state for each sample: its axis 0 is not the batch, and is as long as the model fixes it.
+  write_npz(scratch / "states.npz",
+            {{"ids", counting(DType::int64, {4, 5})},
+             {"state", counting(DType::float32, {8, 1, 3})},
+             {"rate", Tensor::scalar<int64_t>(16000)}},
+            false);
+  const auto states = open(scratch / "states.npz", model);
+  CHECK(states->size() == 4);
+  const Sample third = states->get(2);
+  CHECK(third.inputs[0].tensor.shape() == Shape{1, 5});
+  CHECK(third.inputs[1].tensor.shape() == Shape{2, 1, 3});
+  CHECK(values_of(third, 1)[0] == 12);
+
   const Model pairs = taking({{"ids", DType::int64, {2, 5}}});
   const auto by_two = open(scratch / "a.npz", pairs);
   CHECK(by_two->size() == 2);
