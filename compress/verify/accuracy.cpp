@@ -93,6 +93,9 @@ bool is_distribution(std::span<const float> row) {
   return std::fabs(sum - 1) <= 1e-3;
 }
 
+// Gibbs' inequality holds up to rounding.
+double at_least_zero(double sum) { return sum < 0 ? 0 : sum; }
+
 double kl_divergence(std::span<const float> reference, std::span<const float> candidate) {
   double sum = 0;
   if (is_distribution(reference)) {
@@ -103,7 +106,7 @@ double kl_divergence(std::span<const float> reference, std::span<const float> ca
       const double p = clamped(reference, i);
       sum += p * (std::log(p) - std::log(clamped(candidate, i)));
     }
-    return sum;
+    return at_least_zero(sum);
   }
   const double reference_log = log_sum(reference);
   const double candidate_log = log_sum(candidate);
@@ -112,7 +115,7 @@ double kl_divergence(std::span<const float> reference, std::span<const float> ca
     const double p = std::exp(log_p);
     if (p > 0) sum += p * (log_p - (candidate[i] - candidate_log));
   }
-  return sum;
+  return at_least_zero(sum);
 }
 
 double cross_entropy(std::span<const float> row, int64_t label) {
