@@ -33,21 +33,31 @@ constexpr Row kRows[] = {
      std::numeric_limits<float>::max()},
 };
 
-}  // namespace
-
-Activation find_activation(const NodeContext& c, std::string_view name,
-                           std::span<const float> parameters) {
+const Row* find_row(std::string_view name) {
   std::string lower(name);
   std::transform(lower.begin(), lower.end(), lower.begin(),
                  [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
   for (const Row& row : kRows) {
-    if (row.name != lower) continue;
-    Activation found{row.kind, row.alpha, row.beta};
-    if (!parameters.empty()) found.alpha = parameters[0];
-    if (parameters.size() > 1) found.beta = parameters[1];
-    return found;
+    if (row.name == lower) return &row;
   }
-  c.unsupported(fmt::format("activation {}", printable(name)));
+  return nullptr;
+}
+
+}  // namespace
+
+Activation find_activation(const NodeContext& c, std::string_view name,
+                           std::span<const float> parameters) {
+  const Row* row = find_row(name);
+  if (row == nullptr) c.unsupported(fmt::format("activation {}", printable(name)));
+  Activation found{row->kind, row->alpha, row->beta};
+  if (!parameters.empty()) found.alpha = parameters[0];
+  if (parameters.size() > 1) found.beta = parameters[1];
+  return found;
+}
+
+std::optional<ActivationKind> activation_kind(std::string_view name) {
+  const Row* row = find_row(name);
+  return row != nullptr ? std::optional(row->kind) : std::nullopt;
 }
 
 int parameter_count(ActivationKind kind) {

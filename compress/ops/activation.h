@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -39,6 +40,8 @@ struct Activation {
 // the operator of that name. Fails (unsupported) on other names.
 Activation find_activation(const NodeContext& c, std::string_view name,
                            std::span<const float> parameters);
+// nullopt on names that find_activation() does not know.
+std::optional<ActivationKind> activation_kind(std::string_view name);
 // How many of alpha and beta the activation takes from a list of such parameters.
 int parameter_count(ActivationKind kind);
 

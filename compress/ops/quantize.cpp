@@ -1,4 +1,6 @@
 // QuantizeLinear, DequantizeLinear (ai.onnx and com.microsoft), DynamicQuantizeLinear.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -236,12 +238,23 @@ constexpr OpDef kRows[] = {
 }  // namespace
 
 DynamicScale dynamic_scale(const float* x, int64_t count) {
-  float low = 0;
-  float high = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
+  // In lanes that vectorize; a NaN leaves a lane as it is.
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> lows{}, highs{};
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(kLanes) <= count; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float value = x[i + static_cast<int64_t>(lane)];
+      lows[lane] = value < lows[lane] ? value : lows[lane];
+      highs[lane] = value > highs[lane] ? value : highs[lane];
+    }
   }
+  for (; i < count; ++i) {
+    lows[0] = std::min(lows[0], x[i]);
+    highs[0] = std::max(highs[0], x[i]);
+  }
+  const float low = *std::min_element(lows.begin(), lows.end());
+  const float high = *std::max_element(highs.begin(), highs.end());
   const float scale = high == low ? 1.0f : (high - low) / 255.0f;
   const float zero = std::nearbyint(std::clamp(-low / scale, 0.0f, 255.0f));
   return {scale, std::isnan(zero) ? uint8_t{0} : static_cast<uint8_t>(zero)};

@@ -59,6 +59,7 @@ void lower(Model& model) {
   lower_attention(model.graph, model);
   lower_norms(model.graph, model);
   lower_training(model.graph);
+  lower_recurrent(model.graph, model);
   lower_float(model.graph, model);
   assign_layouts(model.graph, model);
   lower_elements(model.graph, model);

@@ -46,7 +46,7 @@ void resolve_auto_pad(const NodeContext& context, Axis& axis) {
 
 const OpDef& internal_op(const Node& node) {
   for (const auto& rows : {kIntegerRows, kPoolRows, kFloatRows, kBlockRows, kElementRows,
-                           kTrainingRows, kAttentionRows}) {
+                           kTrainingRows, kAttentionRows, kRecurrentRows}) {
     for (const OpDef& row : rows) {
       if (row.name == node.op_type) return row;
     }

@@ -38,6 +38,7 @@ namespace compress::runtime {
 //   Attention q, k, v, [mask]    float32; permutations of [batch, head, row, element]
 //   Transpose x                  elements of 4 bytes
 //   MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool      NHWC float32
+//   RNN, GRU, LSTM, DynamicQuantizeLSTM   ONNX's operands and attributes; weights are constant
 //   TrainConv x, w, [bias]       NHWC float32; w and bias come with each run; clamp lo..hi
 //   ConvDataGradient, ConvWeightGradient (-> dw, [dbias]), MaxPoolGradient
 //                                as in ops/gradient_families.h, images NHWC
@@ -49,6 +50,7 @@ extern const std::span<const OpDef> kBlockRows;      // lower_rows_blocks.cpp
 extern const std::span<const OpDef> kElementRows;    // lower_rows_elements.cpp
 extern const std::span<const OpDef> kTrainingRows;   // lower_rows_training.cpp
 extern const std::span<const OpDef> kAttentionRows;  // lower_rows_attention.cpp
+extern const std::span<const OpDef> kRecurrentRows;  // lower_rows_recurrent.cpp
 
 // A row that takes its operands as they are stored; only those that say so see elements below 8
 // bits packed.

@@ -49,6 +49,7 @@ void fold_into_convolutions(Graph& graph);
 void lower_attention(Graph& graph, const Model& model);
 void lower_norms(Graph& graph, const Model& model);
 void lower_training(Graph& graph);
+void lower_recurrent(Graph& graph, const Model& model);
 void lower_float(Graph& graph, const Model& model);
 void assign_layouts(Graph& graph, const Model& model);
 void lower_elements(Graph& graph, const Model& model);

@@ -10,6 +10,7 @@
 #include "compress/kernels/elementwise_s8/elementwise_s8.h"
 #include "compress/kernels/gemm_s8/gemm_s8.h"
 #include "compress/kernels/gemm_w4/gemm_w4.h"
+#include "compress/ops/integer_loops.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
 
@@ -95,37 +96,16 @@ void infer_dynamic_quantize(NodeContext& context) {
   context.set_output(2, DType::uint8, {});
 }
 
-// Least and greatest of the values and 0, in lanes that vectorize.
-std::pair<float, float> range_of(const float* x, int64_t count) {
-  constexpr size_t kLanes = 16;
-  std::array<float, kLanes> low{}, high{};
-  int64_t i = 0;
-  for (; i + static_cast<int64_t>(kLanes) <= count; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float value = x[i + static_cast<int64_t>(lane)];
-      low[lane] = value < low[lane] ? value : low[lane];
-      high[lane] = value > high[lane] ? value : high[lane];
-    }
-  }
-  for (; i < count; ++i) {
-    low[0] = std::min(low[0], x[i]);
-    high[0] = std::max(high[0], x[i]);
-  }
-  return {*std::min_element(low.begin(), low.end()), *std::max_element(high.begin(), high.end())};
-}
-
 Kernel prepare_dynamic_quantize(const NodeContext& context) {
   const int64_t count = context.shape(0).count();
   return {fmt::format("dynamic_quantize/{}", kernels::best_elementwise_s8().name),
           [count](const KernelArgs& args) {
             const auto* x = static_cast<const float*>(args.inputs[0].data);
-            const auto [low, high] = range_of(x, count);
-            const float scale = high == low ? 1.0f : (high - low) / 255.0f;
-            const float zero = std::clamp(std::nearbyint(-low / scale), 0.0f, 255.0f);
-            const kernels::S8Params params{scale, static_cast<int32_t>(zero), false};
+            const DynamicScale dynamic = dynamic_scale(x, count);
+            const kernels::S8Params params{dynamic.scale, int32_t{dynamic.zero_point}, false};
             kernels::quantize_s8(x, count, params, static_cast<uint8_t*>(args.outputs[0].data));
-            *static_cast<float*>(args.outputs[1].data) = scale;
-            *static_cast<uint8_t*>(args.outputs[2].data) = static_cast<uint8_t>(zero);
+            *static_cast<float*>(args.outputs[1].data) = dynamic.scale;
+            *static_cast<uint8_t*>(args.outputs[2].data) = dynamic.zero_point;
           }};
 }
 

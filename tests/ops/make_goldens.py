@@ -289,6 +289,29 @@ def recurrences():
                      outputs=3 if op == "LSTM" else 2, opset=14)
 
 
+def quantized_recurrences():
+    """States are quantized anew at each step, so a last bit that differs can move one of 255 levels."""
+    steps, batch, inputs, hidden = 5, 3, 6, 8
+    for direction in ("forward", "bidirectional"):
+        d = 2 if direction == "bidirectional" else 1
+        for kind in ("tensor", "channel", "unsigned"):
+            g = rng("quantized" + direction + kind)
+            scales = (d, 4 * hidden) if kind == "channel" else (d,)
+            weights = u8 if kind == "unsigned" else weights_s8
+            dtype = np.uint8 if kind == "unsigned" else np.int8
+
+            def scale():
+                return (np.abs(f32(g, *scales)) * 0.002 + 0.004).astype(np.float32)
+            zero = np.full(scales, 128 if kind == "unsigned" else 0, dtype)
+            args = [f32(g, steps, batch, inputs), weights(g, d, inputs, 4 * hidden),
+                    weights(g, d, hidden, 4 * hidden), f32(g, d, 8 * hidden), None,
+                    f32(g, d, batch, hidden, scale=0.3), f32(g, d, batch, hidden), None,
+                    scale(), zero, scale(), zero]
+            case(f"dynamic_quantize_lstm_{direction}_{kind}", "DynamicQuantizeLSTM", args,
+                 dict(hidden_size=hidden, direction=direction), domain=MS, outputs=3,
+                 bound="relative 4e-3", initializers=(1, 2, 8, 9, 10, 11))
+
+
 def quantization():
     g = rng("quantization")
     x = f32(g, 3, 8, 10, scale=40.0)
@@ -548,7 +571,7 @@ def main():
     ROOT = sys.argv[1]
     shutil.rmtree(ROOT, ignore_errors=True)
     os.makedirs(ROOT)
-    for family in (convolutions, pools, products, norms, recurrences, quantization,
+    for family in (convolutions, pools, products, norms, recurrences, quantized_recurrences, quantization,
                    quantized_elementwise, weight_only, attentions, transformer_pieces):
         family()
     special(case, rng, f32)
