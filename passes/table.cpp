@@ -82,8 +82,8 @@ const std::array kPruneOptions = {
 const std::array kQuantizeOptions = {
     OptionDef{"mode", OptionType::choice, "",
               "static: calibrated uint8 activations, fastest for convolutions; dynamic: ranges at "
-              "run time, for transformers; weight-only: smallest; float16: arithmetic in half "
-              "precision, for accelerators (default: by model and data)",
+              "run time, for transformers and LSTM; weight-only: smallest; float16: arithmetic in "
+              "half precision, for accelerators (default: by model and data)",
               "static|dynamic|weight-only|float16|bfloat16"},
     OptionDef{"target", OptionType::choice, "",
               "the runtime that the file is for, which decides types and places of Q/DQ; tensorrt: "

@@ -55,7 +55,6 @@ std::string unfit_operator(const Node& node) {
     return "a convolution becomes slower this way (measured 3 to 10 times); --op-types Conv "
            "insists, --mode static is the fast way";
   }
-  if (node.is("LSTM") || node.is("GRU")) return "no integer kernel for recurrent nodes";
   if (node.op_type == "Attention" && node.domain == "com.microsoft") {
     return "fused attention stays float";
   }

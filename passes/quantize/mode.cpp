@@ -16,6 +16,7 @@ struct Census {
   int64_t conv = 0;
   int64_t product = 0;
   int64_t table = 0;
+  int64_t recurrent = 0;
   int attention = 0;      // products of two activations, or fused attention
   std::string quantized;  // a node that works on integers already
   std::string half;       // a weight in half precision
@@ -44,6 +45,12 @@ Census take_census(const Model& model) {
       out.attention += read_linear(model, id, linear) == "both inputs are activations";
     }
     out.attention += node.op_type.find("Attention") != std::string::npos;
+    if (node.is("LSTM")) {
+      for (const size_t slot : {size_t{1}, size_t{2}}) {
+        if (const Tensor* weight = graph.constant_input(node, slot))
+          out.recurrent += weight->count();
+      }
+    }
     const bool is_conv = node.is("Conv") || node.is("ConvTranspose");
     const bool is_product = node.is("MatMul") || node.is("Gemm");
     const bool is_table = node.is("Gather");
@@ -113,6 +120,9 @@ ModeChoice choose_mode(const Model& model, const Options& options, bool has_data
           "a transformer: activation ranges vary with the input, so they are taken at run time"};
     }
     return {QuantMode::weight_only, "a transformer without calibration data"};
+  }
+  if (has_data && census.recurrent > census.conv + census.product + census.table) {
+    return {QuantMode::dynamic, "mostly LSTM, whose integer kernels take ranges at run time"};
   }
   if (has_data) return {QuantMode::static_, "convolutions or dense layers, with calibration data"};
   return {QuantMode::weight_only,

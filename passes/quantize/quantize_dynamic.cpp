@@ -7,6 +7,7 @@
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
+#include "passes/quantize/quantize_recurrent.h"
 
 namespace compress {
 namespace {
@@ -31,6 +32,7 @@ class DynamicQuantizer {
       in_context([&] { return fmt::format("while quantizing {}", name_of(table.node)); },
                  [&] { gather(table); });
     }
+    quantize_recurrent(job_, QuantMode::dynamic);
     if (job_.selection.names_op("Conv")) convolutions();
   }
 

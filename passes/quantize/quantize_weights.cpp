@@ -12,6 +12,7 @@
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/pack.h"
+#include "passes/quantize/quantize_recurrent.h"
 #include "passes/recover/activations.h"
 #include "passes/recover/input_gram.h"
 #include "passes/recover/input_scales.h"
@@ -55,6 +56,7 @@ class WeightQuantizer {
       in_context([&] { return fmt::format("while quantizing {}", name_of(table.node)); },
                  [&] { bits_ < 8 ? gather_blocks(table) : gather_bytes(table); });
     }
+    quantize_recurrent(job_, QuantMode::weight_only);
     if (job_.selection.names_op("Conv")) dequantize_convolutions();
   }
 
