@@ -96,7 +96,12 @@ Run add_sensitivity(CLI::App& program);
 Run add_verify(CLI::App& program);
 Run add_infer(CLI::App& program);
 Run add_inspect(CLI::App& program);
+Run add_diff(CLI::App& program);
 Run add_run(CLI::App& program);
+Run add_batch(CLI::App& program);
+Run add_merge_reports(CLI::App& program);
+Run add_recipes(CLI::App& program);
+Run add_schema(CLI::App& program);
 // Hidden: runs one model alone and prints what it cost (compress/verify/resources.h).
 Run add_measure(CLI::App& program);
 

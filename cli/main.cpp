@@ -73,7 +73,8 @@ int run_program(int argc, char** argv) {
       "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a gate failed.\n");
   std::vector<Run> runs = add_steps(program);
   for (Run (*add)(CLI::App&) :
-       {add_run, add_calibrate, add_sensitivity, add_verify, add_infer, add_inspect, add_measure}) {
+       {add_run, add_batch, add_merge_reports, add_recipes, add_schema, add_calibrate,
+        add_sensitivity, add_verify, add_infer, add_inspect, add_diff, add_measure}) {
     runs.push_back(add(program));
   }
   // Subcommands stand in the order in which they were added.

@@ -1,13 +1,11 @@
 #include <filesystem>
 
 #include "cli/job.h"
+#include "cli/recipes.h"
 #include "compress/error.h"
-#include "formats/file.h"
 
 namespace compress {
 namespace {
-
-constexpr uint64_t kMaxRecipeBytes = uint64_t{16} << 20;
 
 struct Command {
   CommonFlags flags;
@@ -16,8 +14,9 @@ struct Command {
 };
 
 // Paths in a recipe are relative to it; what the command line names wins.
-void take_data(const Recipe& recipe, const std::string& path, CommonFlags& flags) {
-  const auto folder = std::filesystem::path(path).parent_path();
+void take_data(const NamedRecipe& named, CommonFlags& flags) {
+  const Recipe& recipe = named.recipe;
+  const std::filesystem::path folder(named.folder);
   const auto take = [&](const Json& value, std::string& into, const char* role) {
     if (!value.is_string()) fail(ErrorCode::usage, "recipe: data.{} must be a path", role);
     if (into.empty()) into = (folder / value.get<std::string>()).string();
@@ -46,7 +45,8 @@ void take_data(const Recipe& recipe, const std::string& path, CommonFlags& flags
 Run add_run(CLI::App& program) {
   CLI::App* command = program.add_subcommand("run", "carry out a recipe: steps in a JSON file");
   command->footer(
-      "Example:\n"
+      "Examples:\n"
+      "  compress run model.onnx -o out.onnx --recipe cpu-int8 --data images.json\n"
       "  compress run model.onnx -o out.onnx --recipe recipe.json\n"
       "with recipe.json:\n"
       "  {\"schema\": \"compress.recipe/1\",\n"
@@ -55,9 +55,11 @@ Run add_run(CLI::App& program) {
       "Options of a step are the long flags of its command. Every report holds its recipe.\n");
   auto state = std::make_shared<Command>();
   command->add_option("MODEL", state->model, "the model to read (.onnx)")->required();
-  command->add_option("--recipe", state->recipe, "the steps, data, seed and gates")
+  command
+      ->add_option("--recipe", state->recipe,
+                   "the steps, data, seed and gates: a file, or one of `compress recipes`")
       ->required()
-      ->type_name("FILE");
+      ->type_name("FILE|NAME");
   add_output_flags(*command, state->flags);
   add_data_flags(*command, state->flags, true);
   add_training_flags(*command, state->flags);
@@ -66,12 +68,10 @@ Run add_run(CLI::App& program) {
   add_run_flags(*command, state->flags);
   return [state, command] {
     Job job{"run", state->model, {}};
-    job.recipe =
-        in_context([&] { return state->recipe; },
-                   [&] { return Recipe::parse(read_file(state->recipe, kMaxRecipeBytes)); });
-    if (job.recipe.steps.empty()) fail(ErrorCode::usage, "{} has no steps", state->recipe);
+    const NamedRecipe named = load_recipe(state->recipe);
+    job.recipe = named.recipe;
     CommonFlags& flags = state->flags;
-    take_data(job.recipe, state->recipe, flags);
+    take_data(named, flags);
     if (command->count("--seed") > 0) job.recipe.seed = flags.seed;
     flags.seed = job.recipe.seed;
     flags.gates.insert(flags.gates.begin(), job.recipe.gates.begin(), job.recipe.gates.end());

@@ -295,7 +295,9 @@ std::vector<std::string> Options::list(std::string_view name) const {
 
 Json parse_json(std::string_view text, std::string_view what) {
   Reader reader(what);
-  Json::sax_parse(text.begin(), text.end(), &reader);
+  constexpr bool kStrict = true, kIgnoreComments = true;
+  Json::sax_parse(text.begin(), text.end(), &reader, Json::input_format_t::json, kStrict,
+                  kIgnoreComments);
   return reader.take();
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "compress/graph/diff.h"
 #include "compress/graph/graph.h"
 
 namespace compress {
@@ -19,6 +20,8 @@ uint64_t content_hash(const Tensor& tensor) {
   }
   return hash;
 }
+
+}  // namespace
 
 std::string describe(const Graph& graph, const TypeInfo& type) {
   std::string text(info(type.dtype).name);
@@ -57,6 +60,22 @@ std::string describe(const AttributeValue& value) {
   return std::visit(Printer{}, value);
 }
 
+bool same_attribute(const AttributeValue& a, const AttributeValue& b) {
+  if (a.index() != b.index()) return false;
+  if (const Tensor* tensor = std::get_if<Tensor>(&a)) {
+    return same_content(*tensor, std::get<Tensor>(b));
+  }
+  if (const auto* reference = std::get_if<ReferenceAttribute>(&a)) {
+    return reference->parameter == std::get<ReferenceAttribute>(b).parameter;
+  }
+  if (const auto* opaque = std::get_if<OpaqueAttribute>(&a)) {
+    return opaque->wire == std::get<OpaqueAttribute>(b).wire;
+  }
+  return describe(a) == describe(b);
+}
+
+namespace {
+
 void print_into(std::string& out, const Graph& graph, const std::string& indent) {
   const auto name_of = [&](ValueId id) {
     return id == kNoValue ? std::string("_") : graph.value(id).name;
@@ -89,20 +108,6 @@ void print_into(std::string& out, const Graph& graph, const std::string& indent)
     }
   }
   for (const ValueId id : graph.outputs()) out += fmt::format("{}output {}\n", indent, name_of(id));
-}
-
-bool same_attribute(const AttributeValue& a, const AttributeValue& b) {
-  if (a.index() != b.index()) return false;
-  if (const Tensor* tensor = std::get_if<Tensor>(&a)) {
-    return same_content(*tensor, std::get<Tensor>(b));
-  }
-  if (const auto* reference = std::get_if<ReferenceAttribute>(&a)) {
-    return reference->parameter == std::get<ReferenceAttribute>(b).parameter;
-  }
-  if (const auto* opaque = std::get_if<OpaqueAttribute>(&a)) {
-    return opaque->wire == std::get<OpaqueAttribute>(b).wire;
-  }
-  return describe(a) == describe(b);
 }
 
 bool same_attributes(const Node& a, const Node& b) {

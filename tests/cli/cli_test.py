@@ -16,7 +16,7 @@ import time
 import unittest
 
 COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "sensitivity", "verify", "infer",
-            "inspect", "run"]
+            "inspect", "run", "batch", "merge-reports", "recipes", "schema", "diff"]
 COMPRESS = os.path.abspath(sys.argv[1])
 FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
 F = pathlib.Path(FIXTURES.name)
@@ -74,8 +74,7 @@ class Help(Case):
         text = self.run_program("--help").stdout
         for command in COMMANDS:
             self.assertRegex(text, rf"(?m)^  {command} ")
-        for absent in ("measure-one", "batch"):
-            self.assertNotIn(f"\n  {absent}", text)
+        self.assertNotIn("\n  measure-one", text)
 
     def test_help_of_every_command_teaches(self):
         for command in COMMANDS:
@@ -499,6 +498,157 @@ class Recipes(Case):
         deep = self.dir / "deep.json"
         deep.write_text("[" * 100000)
         self.one_line("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", deep, expect=2, says="deep")
+
+
+class Diff(Case):
+    def test_what_changed(self):
+        self.run_program("prune", F / "conv.onnx", "-o", "p.onnx", "--sparsity", "0.5", "--no-verify")
+        self.assertIn("no difference", self.run_program("diff", "p.onnx", "p.onnx").stdout)
+        pruned = json.loads(self.run_program("diff", F / "conv.onnx", "p.onnx", "--json").stdout)
+        self.assertEqual((pruned["added"], pruned["removed"], pruned["changed"]), ([], [], []))
+        [weights] = pruned["changed_constants"]
+        self.assertIn(" of 7840 elements differ", weights["difference"])
+        self.run_program("quantize", F / "conv.onnx", "-o", "q.onnx", "--data", F / "test.npz",
+                         "--no-verify")
+        text = self.run_program("diff", F / "conv.onnx", "q.onnx").stdout
+        self.assertRegex(text, r"DequantizeLinear +0 -> \d")
+        self.assertIn("constants removed", text)
+        self.one_line("diff", F / "conv.onnx", "none.onnx", expect=1, says="none.onnx")
+
+
+class ReadyRecipes(Case):
+    def test_listed_printed_and_run(self):
+        names = [line.split()[0] for line in self.run_program("recipes").stdout.splitlines()]
+        self.assertIn("cpu-int8", names)
+        for name in names:
+            recipe = json.loads(self.run_program("recipes", name).stdout)
+            self.assertEqual(recipe["schema"], "compress.recipe/1")
+            self.run_program("run", F / "conv.onnx", "-o", f"{name}.onnx", "--recipe", name, "--data",
+                             F / "test.npz", "--no-verify")
+        self.one_line("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", "cpu-int9", expect=2,
+                      says="did you mean 'cpu-int8'")
+
+    def test_comments_are_allowed(self):
+        (self.dir / "r.json").write_text("""{"schema": "compress.recipe/1", // why
+            /* half */ "steps": [{"prune": {"sparsity": 0.5}}]}""")
+        self.run_program("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", "r.json", "--no-verify")
+
+    def test_schema_knows_every_option(self):
+        schema = json.loads(self.run_program("schema").stdout)
+        steps = {next(iter(row["properties"])): row["properties"] for row in
+                 schema["properties"]["steps"]["items"]["oneOf"]}
+        options = steps["quantize"]["quantize"]["properties"]
+        self.assertIn("static", options["mode"]["enum"])
+        self.assertEqual(options["percentile"]["default"], 99.999)
+        # A report's recipe has every option, in the types that the schema asks for.
+        report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz",
+                             "--no-verify")
+        types = {"string": str, "boolean": bool, "number": (int, float), "integer": int, "array": list}
+        for name, value in report["recipe"]["steps"][0]["quantize"].items():
+            self.assertIsInstance(value, types[options[name]["type"]], name)
+
+
+class Batch(Case):
+    def setUp(self):
+        super().setUp()
+        zoo = self.dir / "zoo"
+        (zoo / "deep").mkdir(parents=True)
+        for name in ("a.onnx", "b.onnx", "deep/c.onnx"):
+            (zoo / name).write_bytes((F / "conv.onnx").read_bytes())
+            (zoo / name).with_suffix(".npz").write_bytes((F / "test.npz").read_bytes())
+        (zoo / "broken.onnx").write_bytes(b"<html>404</html>")
+        (self.dir / "half.json").write_text(
+            '{"schema": "compress.recipe/1", "steps": [{"prune": {"sparsity": 0.5}}]}')
+        self.words = ["batch", "zoo", "--recipe", "cpu-int8", "--recipe", "half.json",
+                      "--data", "{folder}/{stem}.npz", "--time-budget", "0", "--report", "s.json"]
+
+    def outputs(self, folder):
+        return {str(p.relative_to(self.dir / folder)): sha(p)
+                for p in sorted((self.dir / folder).rglob("*.onnx"))}
+
+    def statuses(self):
+        rows = json.loads((self.dir / "s.json").read_text())["rows"]
+        return {os.path.basename(row["output"]): row["status"] for row in rows}
+
+    def test_one_failure_stops_no_other_and_a_rerun_does_what_is_missing(self):
+        result = self.run_program(*self.words, "-o", "out", "--workers", "2", expect=1)
+        self.assertIn("broken.onnx", result.stdout)
+        first = self.outputs("out")
+        self.assertEqual(list(first), ["a_half.onnx", "a_int8.onnx", "b_half.onnx", "b_int8.onnx",
+                                       "deep/c_half.onnx", "deep/c_int8.onnx"])
+        self.assertEqual(sorted(self.statuses().values()), ["done"] * 6 + ["failed"] * 2)
+        # Torn and missing ones are made again, with the same bytes; the others are kept.
+        (self.dir / "out/a_int8.onnx").write_bytes(b"torn")
+        (self.dir / "out/b_half.onnx").unlink()
+        self.run_program(*self.words, "-o", "out", expect=1)
+        statuses = self.statuses()
+        self.assertEqual((statuses["a_int8.onnx"], statuses["b_half.onnx"]), ("done", "done"))
+        self.assertEqual(sorted(statuses.values()), ["done"] * 2 + ["failed"] * 2 + ["kept"] * 4)
+        self.assertEqual(self.outputs("out"), first)
+        # Another recipe under the same name decides anew.
+        (self.dir / "half.json").write_text(
+            '{"schema": "compress.recipe/1", "steps": [{"prune": {"sparsity": 0.75}}]}')
+        self.run_program(*self.words, "-o", "out", expect=1)
+        self.assertEqual(self.statuses()["a_half.onnx"], "done")
+        self.assertEqual(self.statuses()["a_int8.onnx"], "kept")
+
+    def test_killed_and_run_again_gives_the_same_bytes(self):
+        self.run_program(*self.words, "-o", "whole", expect=1)
+        for pause in (0.05, 0.3, 0.6):
+            batch = subprocess.Popen([COMPRESS, *self.words, "-o", "killed", "--workers", "2"],
+                                     cwd=self.dir, stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            time.sleep(pause)
+            batch.kill()
+            batch.wait()
+        self.run_program(*self.words, "-o", "killed", expect=1)
+        self.assertEqual(self.outputs("killed"), self.outputs("whole"))
+        leftovers = [p.name for p in (self.dir / "killed").rglob("*")
+                     if p.is_file() and p.suffix not in (".onnx", ".json", ".log", ".lock")]
+        self.assertEqual(leftovers, [])
+
+    def test_shards_make_the_same_set_and_merge(self):
+        self.run_program(*self.words, "-o", "whole", expect=1)
+        for i in (1, 2):
+            self.run_program(*self.words[:-1], f"s{i}.json", "-o", "parts", "--shard", f"{i}/2",
+                             expect=1)
+        self.assertEqual(self.outputs("parts"), self.outputs("whole"))
+        self.run_program("merge-reports", "s1.json", "s2.json", "--report", "all.json", "--report",
+                         "all.html", "--report", "all.csv", "--report", "all.xml", "--report",
+                         "all.md", expect=1)
+        merged = json.loads((self.dir / "all.json").read_text())
+        self.assertEqual(len(merged["rows"]), 8)
+        self.assertIn("<testsuite", (self.dir / "all.xml").read_text())
+        self.assertEqual(len((self.dir / "all.csv").read_text().splitlines()), 9)
+        self.one_line("merge-reports", "s1.json", "s1.json", expect=2, says="overlap")
+
+    def test_gates_budget_and_refusals(self):
+        (self.dir / "zoo/broken.onnx").unlink()
+        self.run_program(*self.words, "-o", "out", "--gate", "size_ratio<=0.001", expect=3)
+        self.assertEqual(set(self.statuses().values()), {"gate failed"})
+        self.run_program(*self.words, "-o", "tight", "--memory", "1M", expect=1)
+        rows = json.loads((self.dir / "s.json").read_text())["rows"]
+        self.assertIn("budget", rows[0]["message"])
+        for words, says in (((*self.words, "-o", "o", "--shard", "3/2"), "--shard"),
+                            (("batch", "zoo", "-o", "o"), "--recipe"),
+                            (("batch", "zoo", "-o", "o", "--recipe", "no-such"), "ready recipe"),
+                            ((*self.words, "--recipe", "./half.json", "-o", "o"), "both write"),
+                            (("batch", "zoo", "-o", "o", "--recipe", "cpu-int8", "--report", "r.txt"),
+                             "csv")):
+            self.one_line(*words, expect=2, says=says)
+        listed = self.run_program(*self.words, "-o", "nothing", "--dry-run").stdout
+        self.assertEqual(len(listed.splitlines()), 6)
+        self.assertFalse((self.dir / "nothing").exists())
+
+    def test_lists_and_manifests(self):
+        (self.dir / "list.txt").write_text("# two\nzoo/a.onnx\nzoo/b.onnx\n")
+        self.run_program("batch", "list.txt", "-o", "out", "--recipe", "half.json", "--no-verify")
+        self.assertEqual(list(self.outputs("out")), ["a_half.onnx", "b_half.onnx"])
+        (self.dir / "zoo.json").write_text(json.dumps({"models": [
+            {"model": "zoo/a.onnx", "recipes": ["cpu-int8"], "data": "zoo/a.npz"},
+            {"model": "zoo/b.onnx", "recipes": ["half.json"]}]}))
+        self.run_program("batch", "zoo.json", "-o", "by", "--no-verify")
+        self.assertEqual(list(self.outputs("by")), ["a_int8.onnx", "b_half.onnx"])
 
 
 class Verify(Case):
