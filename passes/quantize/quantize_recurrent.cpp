@@ -59,7 +59,8 @@ class RecurrentQuantizer {
   }
 
   bool has_integer_form(const Node& node) const {
-    return dynamic_ && node.is("LSTM") && node.int_or("layout", 0) == 0;
+    const bool here = !job_.options.has("target") || job_.options.text("target") == "ort-cpu";
+    return dynamic_ && here && node.is("LSTM") && node.int_or("layout", 0) == 0;
   }
 
   // [directions, gates, k] as integers [directions, k, gates], with scales and zero points of
