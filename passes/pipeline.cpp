@@ -4,6 +4,7 @@
 #include "compress/core/nearest.h"
 #include "compress/error.h"
 #include "passes/pass.h"
+#include "passes/select.h"
 #include "passes/types.h"
 
 namespace compress {
@@ -73,7 +74,11 @@ class Pipeline {
         run_step(optimize, Options(optimize.options, Json::object()));
       }
       result_.resolved_steps.push_back(Json{{step.name, options.json()}});
-      if (!stopped_) run_step(def, options);
+      if (!stopped_) {
+        const std::vector<std::string> unmatched = unmatched_patterns(options);
+        run_step(def, options);
+        for (const std::string& pattern : unmatched) warn(def, pattern + " matches no node");
+      }
       if (stopped_) break;
       before = def.name;
     }
@@ -93,6 +98,21 @@ class Pipeline {
       if (std::find(names.begin(), names.end(), name) == names.end()) {
         fail(ErrorCode::usage, "unknown pass '{}'{}", name, suggestion(name, names));
       }
+    }
+  }
+
+  // Of --include and --exclude: a name that was mistyped would select nothing without a word.
+  std::vector<std::string> unmatched_patterns(const Options& options) const {
+    return options.has("include") ? Selection(options).unmatched(model_.graph)
+                                  : std::vector<std::string>();
+  }
+
+  void warn(const StepDef& step, const std::string& text) {
+    for (PassRecord& record : result_.passes) {
+      if (record.step != step.name) continue;
+      Json& warning = record.details["warning"];
+      warning = warning.is_string() ? warning.get<std::string>() + "; " + text : text;
+      return;
     }
   }
 

@@ -33,6 +33,29 @@ bool Selection::matches(const Pattern& pattern, const Node& node) {
   return std::regex_search(node.name.substr(0, kMaxNameLength), pattern.regex);
 }
 
+std::vector<std::string> Selection::unmatched(const Graph& graph) const {
+  const std::function<bool(const Pattern&, const Graph&)> found = [&](const Pattern& pattern,
+                                                                      const Graph& in) {
+    for (NodeId id = 0; id < in.node_slots(); ++id) {
+      const Node& node = in.node(id);
+      if (!node.alive) continue;
+      if (matches(pattern, node)) return true;
+      for (const Body& body : node.bodies) {
+        if (found(pattern, *body.graph)) return true;
+      }
+    }
+    return false;
+  };
+  std::vector<std::string> out;
+  for (const auto& [flag, patterns] :
+       {std::pair("include", &include_), std::pair("exclude", &exclude_)}) {
+    for (const Pattern& pattern : *patterns) {
+      if (!found(pattern, graph)) out.push_back(fmt::format("--{} '{}'", flag, pattern.text));
+    }
+  }
+  return out;
+}
+
 std::string Selection::refusal(const Node& node) const {
   if (first_) {
     if (std::string reason = first_(node); !reason.empty()) return reason;

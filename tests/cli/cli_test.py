@@ -203,6 +203,12 @@ class Outputs(Case):
 
 
 class Steps(Case):
+    def test_a_pattern_that_matches_nothing_is_told(self):
+        result = self.run_program("prune", F / "conv.onnx", "-o", "y.onnx", "--exclude", "no_such",
+                                  "--exclude", ".*", "--no-verify")
+        self.assertIn("warning: --exclude 'no_such' matches no node\n", result.stderr)
+        self.assertNotIn("'.*' matches no", result.stderr)
+
     def test_static_with_gates_and_reports(self):
         report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static",
                              "--data", F / "test.npz", "--samples", 64, "--gate", "top1_drop<=5%",
