@@ -52,7 +52,9 @@ struct PackedConvS8 {
   int64_t taps = 0;                              // padded to the kernel's tap_group
   DepthwiseS8LineFunction line = nullptr;        // takes whole lines; null: pixel by pixel
   AlignedArray<uint8_t> depthwise_weights;
-  AlignedArray<int32_t> depthwise_sum;  // of the weights, a channel
+  AlignedArray<int32_t> depthwise_sum;      // of the weights, a channel
+  AlignedArray<int32_t> depthwise_row_sum;  // the same a row of the kernel: [kernel_h][channels],
+                                            // channels padded to blocks; with `line` alone
 
   // The kernel's name, for reports.
   const char* name() const { return depthwise ? depthwise->name : groups[0].kernel->name; }

@@ -104,6 +104,10 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
   packed.depthwise_weights =
       make_aligned<uint8_t>(blocks * packed.taps * kDepthwiseBlock * kernel.weight_bytes);
   packed.depthwise_sum = make_aligned<int32_t>(round_up(channels, kDepthwiseBlock));
+  const int64_t padded = round_up(channels, kDepthwiseBlock);
+  if (packed.line != nullptr) {
+    packed.depthwise_row_sum = make_aligned<int32_t>(p.kernel_h * padded);
+  }
   const uint8_t* data = static_cast<const uint8_t*>(weights.data);
   // u8 weights are stored - 128; only those with zero point 128 come here.
   const uint8_t flip = weights.is_signed ? 0 : 0x80;
@@ -129,6 +133,12 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
         sum += value;
       }
       packed.depthwise_sum[first + c] = sum;
+    }
+  }
+  for (int64_t c = 0; packed.line != nullptr && c < channels; ++c) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      packed.depthwise_row_sum[tap / p.kernel_w * padded + c] +=
+          static_cast<int8_t>(data[c * taps + tap] ^ flip);
     }
   }
 }

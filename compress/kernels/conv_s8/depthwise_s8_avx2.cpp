@@ -135,6 +135,7 @@ struct LineTile {
   const __m256i* weights;
   Sums acc[kTile];
   __m256i bottom;
+  uint32_t skip;
 
   template <int kColumn, int kPixel>
   __attribute__((always_inline)) void add(Sums pair, int row_pair) noexcept {
@@ -172,18 +173,24 @@ struct LineTile {
   template <int kColumn>
   __attribute__((always_inline)) void column(const uint8_t* const* rows, int64_t at,
                                              int64_t step) noexcept {
-    const Sums first = interleave(widen<false>(rows[0] + at), widen<false>(rows[1] + at));
-    add<kColumn, 0>(first, 0);
-    if constexpr (kPairs > 1) {
-      const Sums second = interleave(widen<false>(rows[2] + at), widen<false>(rows[3] + at));
-      add<kColumn, 0>(second, 1);
+    if ((skip & 1) == 0) {
+      const Sums first = interleave(widen<false>(rows[0] + at), widen<false>(rows[1] + at));
+      add<kColumn, 0>(first, 0);
     }
-    const uint8_t* last = rows[kSize - 1] + at;
-    if constexpr (kColumn == 0) bottom = widen<false>(last);
-    __m256i next = bottom;
-    if constexpr (kColumn + 1 < kColumns) next = widen<false>(last + step);
-    if constexpr (starts_pair(kColumn)) add_bottom<kColumn, 0>(interleave(bottom, next));
-    bottom = next;
+    if constexpr (kPairs > 1) {
+      if ((skip & 2) == 0) {
+        const Sums second = interleave(widen<false>(rows[2] + at), widen<false>(rows[3] + at));
+        add<kColumn, 0>(second, 1);
+      }
+    }
+    if ((skip & (1 << kPairs)) == 0) {
+      const uint8_t* last = rows[kSize - 1] + at;
+      if constexpr (kColumn == 0) bottom = widen<false>(last);
+      __m256i next = bottom;
+      if constexpr (kColumn + 1 < kColumns) next = widen<false>(last + step);
+      if constexpr (starts_pair(kColumn)) add_bottom<kColumn, 0>(interleave(bottom, next));
+      bottom = next;
+    }
     if constexpr (kColumn + 1 < kColumns) column<kColumn + 1>(rows, at + step, step);
   }
 };
@@ -193,6 +200,8 @@ void line_tile(const DepthwiseS8Line& p, const Finish& finish, const __m256i* we
                int64_t pixel, int64_t channel) noexcept {
   LineTile<kSize, kStride, kTile> tile;
   tile.weights = weights;
+  tile.skip = p.skip;
+  tile.bottom = _mm256_setzero_si256();
   for (int i = 0; i < kTile; ++i) tile.acc[i] = finish.offset;
   const uint8_t* rows[kSize];
   for (int i = 0; i < kSize; ++i) rows[i] = p.rows[i];

@@ -32,6 +32,9 @@ inline constexpr int64_t kDepthwiseLineTaps = 5;  // of a kernel of `line`, in e
 // lines. REQUIRES channels >= 16.
 struct DepthwiseS8Line {
   const uint8_t* rows[kDepthwiseLineTaps];  // u8, at the leftmost tap of the first pixel
+  // Bit i: rows 2i and 2i + 1 of the kernel (the last one: its lowest row) are to be left out. They
+  // lie outside the image, and what they would add is in the offsets.
+  uint32_t skip;
   int64_t pixels;
   int64_t channels;
   const void* weights;  // as for DepthwiseS8Run, taps in the order of line_tap()

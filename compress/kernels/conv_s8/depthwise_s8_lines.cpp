@@ -86,6 +86,39 @@ struct Ring {
   }
 };
 
+// Pairs of kernel rows, and its lowest row, that lie outside the image for the output line whose
+// topmost row is `top`.
+uint32_t rows_outside(const ConvS8Params& p, int64_t in_h, int64_t top) {
+  const auto outside = [&](int64_t ky) { return top + ky < 0 || top + ky >= in_h; };
+  uint32_t skip = 0;
+  for (int64_t ky = 0; ky + 1 < p.kernel_h; ky += 2) {
+    if (outside(ky) && outside(ky + 1)) skip |= 1u << (ky / 2);
+  }
+  if (outside(p.kernel_h - 1)) skip |= 1u << (p.kernel_h / 2);
+  return skip;
+}
+
+int64_t offset_bytes(const ConvS8Params& p) {
+  return round_up(round_up(p.in_channels, kDepthwiseBlock) * 4, kAlignment);
+}
+
+// Offsets with what the rows left out would add: each a zero point times the row's weights.
+void add_rows_outside(const PackedConvS8& weights, uint32_t skip, int32_t zero_point,
+                      const int32_t* from, int32_t* out) noexcept {
+  const ConvS8Params& p = weights.params;
+  const int64_t padded = round_up(p.in_channels, kDepthwiseBlock);
+  std::copy_n(from, padded, out);
+  for (int64_t ky = 0; ky < p.kernel_h; ++ky) {
+    if ((skip >> (ky / 2) & 1) == 0) continue;
+    const int32_t* sum = weights.depthwise_row_sum.get() + ky * padded;
+    for (int64_t c = 0; c < padded; ++c) {
+      out[c] =
+          static_cast<int32_t>(static_cast<uint32_t>(out[c]) +
+                               static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(sum[c]));
+    }
+  }
+}
+
 }  // namespace
 
 DepthwiseS8LineFunction line_function(const ConvS8Params& p, const DepthwiseS8Kernel& kernel) {
@@ -100,6 +133,7 @@ int64_t line_tap(int64_t size, int64_t ky, int64_t kx) {
 
 int64_t line_bytes(const ConvS8Params& p, int64_t out_w) {
   const int64_t lines =
+      offset_bytes(p) +
       (p.kernel_h + 1) * round_up(padded_columns(p, out_w) * pixel_channels(p), kAlignment);
   if (p.in_channels >= kDepthwiseBlock) return lines;
   return lines + round_up(out_w * kDepthwiseBlock * 4, kAlignment);
@@ -110,7 +144,10 @@ void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Fini
   const ConvS8Params& p = weights.params;
   const int64_t out_h = p.out_h(args.in_h), out_w = p.out_w(args.in_w);
   const int64_t element = args.epilogue.output == S8Output::quantized ? 1 : 4;
-  Ring ring(p, args, scratch);
+  int32_t* offsets = reinterpret_cast<int32_t*>(scratch);
+  uint32_t held = 0;  // what `offsets` leaves out
+  const int32_t zero_point = args.input_zero_point + (args.input_signed ? 128 : 0);
+  Ring ring(p, args, scratch + offset_bytes(p));
   DepthwiseS8Line line{};
   line.pixels = out_w;
   line.channels = ring.pixel;
@@ -120,6 +157,12 @@ void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Fini
   for (int64_t i = begin; i < end; ++i) {
     const int64_t top = i % out_h * p.stride_h - p.pad_top;
     for (int64_t ky = 0; ky < p.kernel_h; ++ky) line.rows[ky] = ring.line(i / out_h, top + ky);
+    line.skip = rows_outside(p, args.in_h, top);
+    if (line.skip != 0 && line.skip != held) {
+      add_rows_outside(weights, line.skip, zero_point, finish.offset, offsets);
+      held = line.skip;
+    }
+    line.finish.offset = line.skip != 0 ? offsets : finish.offset;
     uint8_t* out = static_cast<uint8_t*>(args.out) + i * out_w * p.in_channels * element;
     line.out = ring.pixel == p.in_channels ? out : wide;
     weights.line(line);
