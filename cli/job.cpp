@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <future>
 #include <map>
 
 #include "calibration/calibrator.h"
@@ -100,6 +101,9 @@ class JobRun {
     gates_ = read_gates(flags_);
     check_output(job_.model, flags_);
     input_ = read_onnx(job_.model);
+    if (!flags_.dry_run) {
+      hash_ = std::async(std::launch::async, [path = job_.model] { return sha256_file(path); });
+    }
     steps_ = main_steps(job_.recipe);
     const bool training = std::any_of(job_.recipe.steps.begin(), job_.recipe.steps.end(),
                                       [](const Step& step) { return trains(step.name); });
@@ -232,12 +236,18 @@ class JobRun {
                                         pass.details["why"].get<std::string>()));
   }
 
-  std::string provenance(const PipelineResult& result) const {
+  // Of the input; taken beside the passes, since it reads all of the file.
+  const std::string& input_hash() {
+    if (hash_.valid()) input_sha256_ = hash_.get();
+    return input_sha256_;
+  }
+
+  std::string provenance(const PipelineResult& result) {
     Json json = {{"schema", "compress.recipe/1"},
                  {"version", program_version()},
                  {"steps", portable_steps(result.resolved_steps)},
                  {"seed", job_.recipe.seed},
-                 {"input_sha256", sha256_file(job_.model)}};
+                 {"input_sha256", input_hash()}};
     if (!flags_.disabled.empty()) json["disabled"] = flags_.disabled;
     if (!flags_.stop_after.empty()) json["stop_after"] = flags_.stop_after;
     if (!flags_.statistics.empty()) json["statistics_sha256"] = sha256_file(flags_.statistics);
@@ -324,6 +334,8 @@ class JobRun {
   std::chrono::steady_clock::time_point start_;
   GateSet gates_;
   Model input_;
+  std::future<std::string> hash_;
+  std::string input_sha256_;
   std::vector<std::string> steps_;
   bool calibrated_ = false;
   bool changed_ = false;

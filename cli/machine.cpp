@@ -6,6 +6,7 @@
 #include <fstream>
 #include <set>
 
+#include "compress/core/mapped_pages.h"
 #include "compress/core/parallel.h"
 #include "compress/kernels/isa.h"
 #include "passes/weights.h"
@@ -76,6 +77,7 @@ double weight_sparsity(const Model& model) {
         weights.dtype() == DType::float32 ? weights : convert(weights, DType::float32);
     const TensorData data = floats.read();
     for (const float x : data.as<float>()) zeros += x == zero;
+    drop_mapped_pages(data.bytes());
   }
   return total == 0 ? 0 : static_cast<double>(zeros) / static_cast<double>(total);
 }

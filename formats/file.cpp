@@ -9,10 +9,9 @@
 
 #include <cerrno>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <vector>
 
+#include "compress/core/mapped_pages.h"
 #include "compress/error.h"
 
 namespace compress {
@@ -35,13 +34,6 @@ class Descriptor {
  private:
   int fd_;
 };
-
-// Mapped ranges by their first address: MADV_DONTNEED on anything else would zero it.
-std::mutex ranges_guard;
-std::map<const std::byte*, size_t>& ranges() {
-  static std::map<const std::byte*, size_t> table;
-  return table;
-}
 
 std::vector<std::string> components(const std::string& relative) {
   const auto refuse = [&](std::string_view why) {
@@ -101,8 +93,7 @@ std::shared_ptr<const MappedFile> MappedFile::map(int fd, const std::string& pat
       fail(ErrorCode::io, "cannot map {}: {}", path, std::strerror(errno));
     }
     data = static_cast<const std::byte*>(memory);
-    const std::lock_guard lock(ranges_guard);
-    ranges()[data] = size;
+    register_mapping({data, size});
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(data, size));
 }
@@ -142,24 +133,8 @@ std::shared_ptr<const MappedFile> MappedFile::open_beneath(const std::string& fo
 
 MappedFile::~MappedFile() {
   if (data_ == nullptr) return;
-  {
-    const std::lock_guard lock(ranges_guard);
-    ranges().erase(data_);
-  }
+  forget_mapping({data_, size_});
   ::munmap(const_cast<std::byte*>(data_), size_);
-}
-
-void drop_mapped_pages(std::span<const std::byte> bytes) {
-  if (bytes.empty()) return;
-  const std::lock_guard lock(ranges_guard);
-  auto range = ranges().upper_bound(bytes.data());
-  if (range == ranges().begin()) return;
-  --range;
-  if (bytes.data() + bytes.size() > range->first + range->second) return;
-  const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(bytes.data()) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 std::string read_file(const std::string& path, uint64_t max_bytes) {

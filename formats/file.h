@@ -35,10 +35,6 @@ class MappedFile {
   size_t size_;
 };
 
-// Gives back the memory of pages that lie in a mapped file (they count as resident once touched and
-// are read again when needed); other addresses are left alone.
-void drop_mapped_pages(std::span<const std::byte> bytes);
-
 std::string read_file(const std::string& path, uint64_t max_bytes);
 
 // Writes to a temporary beside `path`, locked by flock so that a later run removes only what dead

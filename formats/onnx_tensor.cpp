@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "compress/core/int4.h"
+#include "compress/core/mapped_pages.h"
 #include "formats/onnx_fields.h"
 #include "formats/wire.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "compress/core/mapped_pages.h"
 #include "formats/file.h"
 #include "formats/wire.h"
 

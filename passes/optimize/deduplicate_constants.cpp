@@ -4,6 +4,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "compress/core/mapped_pages.h"
 #include "passes/optimize/optimize.h"
 
 namespace compress {
@@ -20,6 +21,19 @@ uint64_t hash_bytes(std::span<const std::byte> bytes) {
     hash ^= hash >> 29;
   }
   for (; i < bytes.size(); ++i) hash = (hash ^ static_cast<uint64_t>(bytes[i])) * 0x100000001b3u;
+  return hash;
+}
+
+// Of large constants some stripes: reading a model of gigabytes through would cost more than all
+// other passes, and what agrees in them is compared byte by byte anyway.
+uint64_t hash_of(std::span<const std::byte> bytes) {
+  constexpr size_t kStripe = 4096, kStripes = 16;
+  if (bytes.size() <= 2 * kStripe * kStripes) return hash_bytes(bytes);
+  uint64_t hash = bytes.size();
+  for (size_t i = 0; i < kStripes; ++i) {
+    const size_t at = (bytes.size() - kStripe) / (kStripes - 1) * i;
+    hash = hash * 31 + hash_bytes(bytes.subspan(at, kStripe));
+  }
   return hash;
 }
 
@@ -49,7 +63,9 @@ PassResult deduplicate_constants(Model& model, PassContext&) {
     std::unordered_map<uint64_t, std::vector<ValueId>> kept;
     for (const ValueId id : ids) {
       const Tensor tensor = graph.value(id).constant;
-      std::vector<ValueId>& same_hash = kept[hash_bytes(tensor.read().bytes())];
+      const TensorData data = tensor.read();
+      std::vector<ValueId>& same_hash = kept[hash_of(data.bytes())];
+      drop_mapped_pages(data.bytes());  // the kernel maps far more than was touched
       const auto twin = std::find_if(same_hash.begin(), same_hash.end(), [&](ValueId other) {
         return same_content(graph.value(other).constant, tensor);
       });

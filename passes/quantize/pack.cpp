@@ -54,10 +54,11 @@ ScaleZeroPoint block_scale(float low, float high, DType dtype) {
   return {choose_signed_scale(std::span(&extreme, 1), dtype), 0};
 }
 
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds half to even
+constexpr float kFar = 1e6f;           // saturates all the same, and kRound still holds it
+
 // As quantize_value, in a form that vectorizes.
 void quantize_run(const float* x, int64_t n, ScaleZeroPoint q, IntegerRange range, int32_t* out) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds half to even
-  constexpr float kFar = 1e6f;           // saturates all the same, and kRound still holds it
   const auto low = static_cast<float>(range.min), high = static_cast<float>(range.max);
   const auto zero = static_cast<float>(q.zero_point);
   for (int64_t i = 0; i < n; ++i) {
@@ -119,15 +120,65 @@ class BlockPacker {
       }
       const ScaleZeroPoint q = block_scale(low, high, dtype_);
       scales_[row * blocks_ + b] = q.scale;
-      if (zeros_ != nullptr && bits_ == 8) {
-        zeros_[row * zero_row_ + b] = static_cast<uint8_t>(q.zero_point);
-      } else if (zeros_ != nullptr) {
-        set_packed(zeros_ + row * zero_row_, b, bits_, q.zero_point);
-      }
+      set_zero_point(row, b, q.zero_point);
       quantize_run(x, width, q, range_, integers.data());
       std::fill(integers.begin() + width, integers.end(), q.zero_point);
       pack_run(integers.data(), block_, bits_, offset_,
                packed_ + (row * blocks_ + b) * (block_ * bits_ / 8));
+    }
+  }
+
+  // Block `b` of up to kTile neighbouring rows, whose weights lie below each other: element i of
+  // row first + j is weights[i * stride + j]. The arithmetic is that of pack().
+  static constexpr int64_t kTile = 32;
+  void pack_tile(int64_t first, int64_t width, int64_t b, const float* weights, int64_t stride,
+                 std::vector<uint8_t>& integers) {
+    const int64_t height = std::min(block_, k_ - b * block_);
+    float low[kTile] = {}, high[kTile] = {}, sum[kTile] = {};
+    for (int64_t i = 0; i < height; ++i) {
+      const float* x = weights + i * stride;
+      for (int64_t j = 0; j < width; ++j) {
+        low[j] = x[j] < low[j] ? x[j] : low[j];
+        high[j] = x[j] > high[j] ? x[j] : high[j];
+        sum[j] += x[j] * 0.0f;  // NaN where a value is not finite
+      }
+    }
+    float scale[kTile] = {}, zero[kTile] = {};
+    for (int64_t j = 0; j < width; ++j) {
+      if (sum[j] != 0) {
+        for (int64_t i = 0; i < height; ++i) {
+          not_finite_ += std::isfinite(weights[i * stride + j]) ? 0 : 1;
+        }
+        low[j] = high[j] = 0;
+      }
+      const ScaleZeroPoint q = block_scale(low[j], high[j], dtype_);
+      scale[j] = q.scale;
+      zero[j] = static_cast<float>(q.zero_point);
+      scales_[(first + j) * blocks_ + b] = q.scale;
+      set_zero_point(first + j, b, q.zero_point);
+    }
+    integers.resize(static_cast<size_t>(block_ * kTile));
+    for (int64_t i = 0; i < block_; ++i) {
+      uint8_t* out = integers.data() + i * kTile;
+      if (i < height) {
+        round_tile(weights + i * stride, width, scale, zero, out);
+      } else {
+        for (int64_t j = 0; j < width; ++j) {
+          out[j] = static_cast<uint8_t>(static_cast<int32_t>(zero[j]) + offset_);
+        }
+      }
+    }
+    const int64_t bytes = block_ * bits_ / 8;
+    for (int64_t at = 0, i = 0; at < bytes; ++at, i += 8 / bits_) {
+      uint8_t merged[kTile] = {};
+      for (int part = 0; part * bits_ < 8; ++part) {
+        const uint8_t* from = integers.data() + (i + part) * kTile;
+        for (int64_t j = 0; j < width; ++j) {
+          merged[j] = static_cast<uint8_t>(merged[j] | from[j] << part * bits_);
+        }
+      }
+      uint8_t* to = packed_ + (first * blocks_ + b) * bytes + at;
+      for (int64_t j = 0; j < width; ++j) to[j * blocks_ * bytes] = merged[j];
     }
   }
 
@@ -139,6 +190,29 @@ class BlockPacker {
   }
 
  private:
+  void set_zero_point(int64_t row, int64_t b, int32_t zero) {
+    if (zeros_ != nullptr && bits_ == 8) {
+      zeros_[row * zero_row_ + b] = static_cast<uint8_t>(zero);
+    } else if (zeros_ != nullptr) {
+      set_packed(zeros_ + row * zero_row_, b, bits_, zero);
+    }
+  }
+
+  // As quantize_run, each column by its own scale, as offsets from the lowest integer.
+  void round_tile(const float* x, int64_t width, const float* scale, const float* zero,
+                  uint8_t* out) const {
+    const auto low = static_cast<float>(range_.min), high = static_cast<float>(range_.max);
+    for (int64_t j = 0; j < width; ++j) {
+      float v = x[j] / scale[j];
+      v = v < -kFar ? -kFar : v;
+      v = v > kFar ? kFar : v;
+      v = ((v + kRound) - kRound) + zero[j];
+      v = v < low ? low : v;
+      v = v > high ? high : v;
+      out[j] = static_cast<uint8_t>(static_cast<int32_t>(v) + offset_);
+    }
+  }
+
   int64_t k_, block_, blocks_;
   DType dtype_;
   int bits_ = info(dtype_).bits;
@@ -153,6 +227,16 @@ class BlockPacker {
 };
 
 }  // namespace
+
+BlockWeights block_shapes(int64_t n, int64_t k, DType dtype, int64_t block) {
+  const int bits = info(dtype).bits;
+  const int64_t blocks = (k + block - 1) / block;
+  const auto shape = [](DType type, const Shape& dims) {
+    return Tensor::borrow(type, dims, nullptr, nullptr);
+  };
+  return {shape(DType::uint8, {n, blocks, block * bits / 8}), shape(DType::float32, {n, blocks}),
+          is_symmetric(dtype) ? Tensor() : shape(DType::uint8, {n, (blocks * bits + 7) / 8})};
+}
 
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
   const int64_t n = rows.shape()[0], k = rows.shape()[1];
@@ -171,16 +255,20 @@ BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t bloc
   BlockPacker packer(n, k, dtype, block);
   const TensorData data = columns.read();
   const auto* w = data.view().as<const float>();
-  constexpr int64_t kTile = 32;  // columns that are turned into rows at a time
-  parallel_for(0, (n + kTile - 1) / kTile, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> rows(static_cast<size_t>(kTile * k));
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile * kTile, width = std::min(kTile, n - first);
-      for (int64_t i = 0; i < k; ++i) {
-        for (int64_t j = 0; j < width; ++j)
-          rows[static_cast<size_t>(j * k + i)] = w[i * n + first + j];
+  // Wide enough to read some lines of each row, narrow enough that what is written stays in cache
+  // from one block to the next.
+  constexpr int64_t kGroup = 4 * BlockPacker::kTile;
+  parallel_for(0, (n + kGroup - 1) / kGroup, 1, [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> integers;
+    const int64_t last = std::min(n, end * kGroup);
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t group_end = std::min(last, (group + 1) * kGroup);
+      for (int64_t b = 0; b * block < k; ++b) {
+        for (int64_t first = group * kGroup; first < group_end; first += BlockPacker::kTile) {
+          packer.pack_tile(first, std::min(BlockPacker::kTile, group_end - first), b,
+                           w + b * block * n + first, n, integers);
+        }
       }
-      for (int64_t j = 0; j < width; ++j) packer.pack(first + j, rows.data() + j * k);
     }
   });
   return packer.finish(columns.count());

@@ -18,7 +18,9 @@ struct BlockWeights {
 
 // `rows` is float32 [n, k]; dtype of 2, 4 or 8 bits (unsigned: asymmetric).
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
-// The same from float32 [k, n].
+// Types and shapes of what pack_blocks gives for [n, k]; nothing to read.
+BlockWeights block_shapes(int64_t n, int64_t k, DType dtype, int64_t block);
+// The same as pack_blocks from float32 [k, n].
 BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t block);
 
 // The same from integers [n, whole blocks] that were rounded already, with `params` along axis 1.

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "compress/core/int4.h"
+#include "compress/core/mapped_pages.h"
 #include "compress/error.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
@@ -95,9 +96,7 @@ class WeightQuantizer {
     const std::string name = graph_.value(linear.weight).name;
     BlockWeights packed;
     if (is_plain()) {
-      const Tensor& weight = graph_.value(linear.weight).constant;
-      packed = linear.transposed ? pack_blocks(weight, dtype_, granularity_.block_size)
-                                 : pack_column_blocks(weight, dtype_, granularity_.block_size);
+      packed = nearest(linear);
     } else {
       const RoundedBlocks rounded = round(linear, weight_rows(graph_, linear));
       packed = pack_blocks(rounded.quantized, rounded.params);
@@ -109,6 +108,39 @@ class WeightQuantizer {
     }
     blocks_.emplace(key, ids);
     return ids;
+  }
+
+  // Large weights are rounded when they are written, and what was read of them is let go: neither
+  // they nor their integers are in memory together.
+  BlockWeights nearest(const Linear& linear) const {
+    constexpr uint64_t kLarge = uint64_t{8} << 20;
+    const Tensor weight = graph_.value(linear.weight).constant;
+    const auto pack = [weight, transposed = linear.transposed, dtype = dtype_,
+                       block = granularity_.block_size] {
+      return transposed ? pack_blocks(weight, dtype, block)
+                        : pack_column_blocks(weight, dtype, block);
+    };
+    if (weight.bytes() < kLarge) return pack();
+    const BlockWeights shapes = block_shapes(linear.n, linear.k, dtype_, granularity_.block_size);
+    std::vector<size_t> sizes = {shapes.packed.bytes(), shapes.scales.bytes()};
+    if (shapes.zero_points) sizes.push_back(shapes.zero_points.bytes());
+    auto group = std::make_shared<DeferredGroup>(
+        std::move(sizes),
+        [weight, pack, name = name_of(linear.node)](std::span<const std::span<std::byte>> out) {
+          const BlockWeights made =
+              in_context([&] { return fmt::format("while quantizing {}", name); }, pack);
+          size_t at = 0;
+          for (const Tensor& tensor : {made.packed, made.scales, made.zero_points}) {
+            if (!tensor) continue;
+            const TensorData data = tensor.read();
+            std::copy(data.bytes().begin(), data.bytes().end(), out[at++].begin());
+          }
+          drop_mapped_pages(weight.read().bytes());
+        });
+    const auto part = [&](const Tensor& like, size_t index) {
+      return like ? Tensor::deferred(like.dtype(), like.shape(), group, index) : Tensor();
+    };
+    return {part(shapes.packed, 0), part(shapes.scales, 1), part(shapes.zero_points, 2)};
   }
 
   // --- Rounding ---------------------------------------------------------------------------------

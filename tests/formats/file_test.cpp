@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "compress/core/mapped_pages.h"
 #include "compress/error.h"
 
 namespace compress {

@@ -106,6 +106,52 @@ TEST_CASE("blocks: packing in one pass gives what the rules give step by step") 
   CHECK_THROWS_AS(pack_blocks(rows, DType::int4, 32), Error);
 }
 
+TEST_CASE("blocks: columns in tiles give what rows give") {
+  const int64_t n = 301, k = 75;  // no whole tiles, groups or blocks
+  const Tensor rows = random_tensor({n, k}, 12);
+  Tensor columns = Tensor::allocate(DType::float32, {k, n});
+  const TensorData data = rows.read();
+  for (int64_t i = 0; i < n * k; ++i) {
+    columns.mutable_as<float>()[static_cast<size_t>(i % k * n + i / k)] =
+        data.view().as<const float>()[i];
+  }
+  for (const DType dtype : {DType::int4, DType::uint4, DType::int8, DType::uint8, DType::int2}) {
+    CAPTURE(info(dtype).name);
+    const BlockWeights expected = pack_blocks(rows, dtype, 16);
+    const BlockWeights packed = pack_column_blocks(columns, dtype, 16);
+    CHECK(same_content(packed.packed, expected.packed));
+    CHECK(same_content(packed.scales, expected.scales));
+    CHECK(same_content(packed.zero_points, expected.zero_points));
+    const BlockWeights shapes = block_shapes(n, k, dtype, 16);
+    CHECK(shapes.packed.shape() == packed.packed.shape());
+    CHECK(shapes.scales.shape() == packed.scales.shape());
+    CHECK(shapes.zero_points.shape() == packed.zero_points.shape());
+  }
+  columns.mutable_as<float>()[40] = std::nanf("");
+  columns.mutable_as<float>()[5000] = HUGE_VALF;
+  CHECK_THROWS_WITH(pack_column_blocks(columns, DType::int4, 16),
+                    Catch::Contains("2 of 22575 weights are not finite"));
+}
+
+TEST_CASE("weight-only: large weights are rounded when they are read, to the same integers") {
+  for (const char* weights : {"int4", "uint4"}) {
+    GraphBuilder b;
+    const Tensor weight = random_tensor({2048, 1030}, 21);  // 8.4 MB
+    b.output(b.op("MatMul", {b.input("x", DType::float32, {1, 2048}), b.constant(weight)}), "y");
+    Model model = std::move(b).model();
+    run_step(model, "quantize", {{"mode", "weight-only"}, {"weights", weights}});
+    const Node& node = test::only_node(model.graph, "MatMulNBits");
+    const BlockWeights expected =
+        pack_column_blocks(weight, std::string(weights) == "int4" ? DType::int4 : DType::uint4, 32);
+    CHECK(model.graph.constant_input(node, 1)->is_deferred());
+    CHECK(same_content(*model.graph.constant_input(node, 1), expected.packed));
+    CHECK(same_content(*model.graph.constant_input(node, 2), expected.scales));
+    if (expected.zero_points) {
+      CHECK(same_content(*model.graph.constant_input(node, 3), expected.zero_points));
+    }
+  }
+}
+
 TEST_CASE("blocks: the same bytes for any number of threads") {
   const Tensor rows = random_tensor({9, 96}, 8);
   const Eigen::MatrixXd h = gram(96);
