@@ -114,6 +114,15 @@ void choose_training(JobData& data, const CommonFlags& flags) {
   }
 }
 
+void calibrate_on_training(JobData& data) {
+  if (data.training == nullptr || data.calibration != nullptr) return;
+  data.calibration = data.training;
+  const auto size = static_cast<int64_t>(data.training_indices.size());
+  for (const int64_t at : evenly_spaced(size, std::min(kCalibrationSamples, size))) {
+    data.calibration_indices.push_back(data.training_indices[static_cast<size_t>(at)]);
+  }
+}
+
 void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated) {
   if (data.evaluation == nullptr) return;
   if (data.training_shared) {  // chosen with what training learns from

@@ -35,6 +35,8 @@ void choose_calibration(JobData& data, const CommonFlags& flags);
 // Which samples are learnt from. Of a set that serves evaluation too, a fifth (at most as many as
 // verification takes) is left to be measured on.
 void choose_training(JobData& data, const CommonFlags& flags);
+// Where nothing else calibrates, some of the samples that are learnt from do.
+void calibrate_on_training(JobData& data);
 // Which samples are measured on: not those that calibrated, where there are others.
 void choose_evaluation(JobData& data, const CommonFlags& flags, bool calibrated);
 

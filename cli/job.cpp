@@ -110,6 +110,7 @@ class JobRun {
     data_ = open_data(flags_, input_, may_calibrate(), training);
     choose_calibration(data_, flags_);
     choose_training(data_, flags_);
+    if (quantizes_to_train()) calibrate_on_training(data_);
     check_measurable(gates_, flags_, data_.evaluation);
     Model model = input_;
     const PipelineResult result = run_passes(model, job_.recipe);
@@ -133,6 +134,7 @@ class JobRun {
   bool may_calibrate() const {
     bool may = false;
     for (const Step& step : job_.recipe.steps) {
+      if (asks_qat(step)) may = may || !flags_.calibration_data.empty();
       if (step.name != "quantize") continue;
       const Json mode = step.options.value("mode", Json());
       may = may || mode != "dynamic";
@@ -145,6 +147,14 @@ class JobRun {
       }
     }
     return may && flags_.statistics.empty();
+  }
+
+  static bool asks_qat(const Step& step) {
+    return step.name == "distill" && step.options.value("qat", "none") != "none";
+  }
+
+  bool quantizes_to_train() const {
+    return std::any_of(job_.recipe.steps.begin(), job_.recipe.steps.end(), asks_qat);
   }
 
   PipelineResult run_passes(Model& model, const Recipe& recipe) {

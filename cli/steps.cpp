@@ -46,6 +46,7 @@ constexpr Examples kExamples[] = {
      "  compress distill sparse.onnx --teacher dense.onnx -o out.onnx --keep-sparsity \\\n"
      "      --data train.npz --eval-data test.npz --gate 'top1_drop<=1%'\n"
      "  compress distill model.onnx -o tuned.onnx --data train.npz --lr 1e-4     (on labels)\n"
+     "  compress distill model.onnx -o int8.onnx --qat int8 --teacher input --data images.json\n"
      "The best epoch is kept, by samples held back; the start counts as one.\n"},
     {"train",
      "Examples:\n"

@@ -55,7 +55,8 @@ std::vector<Json> portable_steps(std::vector<Json> steps) {
   for (Json& step : steps) {
     for (auto& [name, options] : step.items()) {
       if (!trains(name)) continue;
-      for (const char* key : {"checkpoint", "checkpoint-seconds"}) options.erase(key);
+      for (const char* key : {"checkpoint", "checkpoint-seconds", "teacher-cache"})
+        options.erase(key);
       const std::string teacher = options.value("teacher", "");
       if (!teacher.empty() && teacher != "input") options["teacher"] = sha256_file(teacher);
     }

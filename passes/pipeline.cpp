@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "passes/distill/distill.h"
 #include "passes/pass.h"
 #include "passes/select.h"
 #include "passes/types.h"
@@ -74,9 +76,13 @@ class Pipeline {
         run_step(optimize, Options(optimize.options, Json::object()));
       }
       result_.resolved_steps.push_back(Json{{step.name, options.json()}});
+      const std::optional<Model> unquantized = quantize_for_training(options);
+      TrainingAccess training =
+          options_.training != nullptr ? *options_.training : TrainingAccess();
+      if (unquantized) training.unquantized = &*unquantized;
       if (!stopped_) {
         const std::vector<std::string> unmatched = unmatched_patterns(options);
-        run_step(def, options);
+        run_step(def, options, options_.training != nullptr ? &training : nullptr);
         for (const std::string& pattern : unmatched) warn(def, pattern + " matches no node");
       }
       if (stopped_) break;
@@ -121,7 +127,21 @@ class Pipeline {
            options_.disabled.end();
   }
 
-  void run_step(const StepDef& step, const Options& options) {
+  // --qat: the model is quantized as for deployment, and the step trains through the integers.
+  // Returns the model of before.
+  std::optional<Model> quantize_for_training(const Options& options) {
+    if (stopped_ || !options.has("qat") || options.text("qat") == "none") return {};
+    const StepDef& optimize = find_step("optimize");
+    run_step(optimize, Options(optimize.options, Json::object()));
+    Model before = model_;
+    const StepDef& quantize = find_step("quantize");
+    const Json static_weights = {{"mode", "static"}, {"weights", options.text("qat")}};
+    if (!stopped_) run_step(quantize, Options(quantize.options, static_weights));
+    return before;
+  }
+
+  void run_step(const StepDef& step, const Options& options,
+                const TrainingAccess* training = nullptr) {
     StatisticsSet statistics;
     bool asked = false;
     PassContext context{options,
@@ -130,7 +150,7 @@ class Pipeline {
                         options_.lift_opset ? &options_.lift_opset : nullptr,
                         static_cast<bool>(options_.statistics),
                         options_.samples ? &options_.samples : nullptr,
-                        options_.training};
+                        training};
     for (int round = 0; round < step.max_rounds; ++round) {
       bool changed = false;
       for (const PassDef& pass : all_passes()) {

@@ -5,6 +5,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/ops/compute_families.h"
+#include "compress/ops/lane_sum.h"
 #include "compress/ops/typed.h"
 
 namespace compress {
@@ -84,7 +85,8 @@ void channel_moments(const BatchNorm& norm, const T* x, int64_t channel, double&
     double total = 0;
     for (int64_t n = 0; n < norm.batch; ++n) {
       const T* plane = x + (n * norm.channels + channel) * norm.plane;
-      for (int64_t i = 0; i < norm.plane; ++i) total += term(static_cast<double>(plane[i]));
+      total +=
+          ops::lane_sum(norm.plane, [&](int64_t i) { return term(static_cast<double>(plane[i])); });
     }
     return total;
   };

@@ -13,6 +13,9 @@ namespace compress {
 bool infer_shape_operand(NodeContext& c, int i, int rank) {
   const auto dims = c.ints("", i);
   if (!c.has_input(i) || !dims) {
+    if (c.has_input(i) && c.in(i).is_concrete() && c.shape(i).rank() == 1) {
+      rank = static_cast<int>(c.shape(i)[0]);  // as many as there are dimensions
+    }
     if (rank >= 0) {
       c.set_output(0, c.dtype(0), ops::unknown_shape(rank));
     } else {

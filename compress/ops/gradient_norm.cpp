@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "compress/ops/gradient_families.h"
+#include "compress/ops/lane_sum.h"
 #include "compress/ops/support.h"
 #include "compress/ops/typed.h"
 
@@ -50,24 +51,34 @@ void batch_norm_channel(const KernelArgs& args, int64_t batch, int64_t channels,
   const T* dy = args.inputs[0].as<const T>();
   const T* x = args.inputs[1].as<const T>();
   const int64_t m = batch * plane;
-  const auto index = [&](int64_t i) { return (i / plane * channels + k) * plane + i % plane; };
+  // Over the channel's elements of all samples; term takes the index into the tensors.
+  const auto sum_of = [&](const auto& term) {
+    double total = 0;
+    for (int64_t n = 0; n < batch; ++n) {
+      const int64_t first = (n * channels + k) * plane;
+      total += ops::lane_sum(plane, [&](int64_t i) { return term(first + i); });
+    }
+    return total;
+  };
   Sums stats;
   if (training) {
-    stats = moments(m, epsilon, false, [&](int64_t i) { return static_cast<double>(x[index(i)]); });
+    const auto count = static_cast<double>(m);
+    stats.mean = sum_of([&](int64_t i) { return static_cast<double>(x[i]); }) / count;
+    const double squares = sum_of([&](int64_t i) {
+      const double apart = static_cast<double>(x[i]) - stats.mean;
+      return apart * apart;
+    });
+    stats.inverse = 1.0 / std::sqrt(squares / count + epsilon);
   } else {
     stats.mean = static_cast<double>(args.inputs[3].as<const T>()[k]);
     const auto variance = static_cast<double>(args.inputs[4].as<const T>()[k]);
     stats.inverse = 1.0 / std::sqrt(variance + epsilon);
   }
-  double sum = 0, sum_n = 0;
-  for (int64_t n = 0; n < batch; ++n) {
-    const int64_t first = (n * channels + k) * plane;
-    for (int64_t i = first; i < first + plane; ++i) {
-      const auto g = static_cast<double>(dy[i]);
-      sum += g;
-      sum_n += g * (static_cast<double>(x[i]) - stats.mean) * stats.inverse;
-    }
-  }
+  const double sum = sum_of([&](int64_t i) { return static_cast<double>(dy[i]); });
+  const double sum_n =
+      stats.inverse * sum_of([&](int64_t i) {
+        return static_cast<double>(dy[i]) * (static_cast<double>(x[i]) - stats.mean);
+      });
   if (T* dscale = output_or_null<T>(args, 1)) dscale[k] = static_cast<T>(sum_n);
   if (T* dbias = output_or_null<T>(args, 2)) dbias[k] = static_cast<T>(sum);
   T* dx = args.outputs[0].as<T>();

@@ -124,6 +124,8 @@ std::string to_table(const Report& report);
 std::string to_markdown(const Report& report);
 // One self-contained page.
 std::string to_html(const Report& report);
+// Loss curves of the passes that trained; "" where none did.
+std::string training_html(const Report& report);
 // Gates as test cases.
 std::string to_junit(const Report& report);
 

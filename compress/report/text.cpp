@@ -407,6 +407,7 @@ std::string to_html(const Report& report) {
                        escape_xml(line.candidate), escape_xml(line.change));
   }
   out += "</table>\n" + load_html(report);
+  out += training_html(report);
   if (report.search) out += search_html(*report.search);
   if (report.sensitivity) out += sensitivity_html(*report.sensitivity);
   out += fmt::format("<p>{}</p>\n", escape_xml(data_line(report)));

@@ -42,6 +42,11 @@ struct Gradient::Driver {
     if (row == parts.end()) return kNoValue;
     ValueId sum = row->second[0];
     for (size_t i = 1; i < row->second.size(); ++i) sum = at.op("Add", {sum, row->second[i]});
+    // Inference loses symbols on shape operands; a gradient has its value's shape.
+    const TypeInfo type = graph.value(id).type;
+    if (type.has_shape && !graph.value(sum).is_constant()) {
+      graph.set_type(sum, {graph.value(sum).type.dtype, true, type.shape});
+    }
     return totals[id] = sum;
   }
 };

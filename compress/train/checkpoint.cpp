@@ -45,6 +45,10 @@ std::vector<NamedTensor> pack_checkpoint(const Checkpoint& c) {
       out.push_back({fmt::format("{}/{}", part.name, i),
                      Tensor::from<float>(c.slots[i].shape, std::span<const float>(values))});
     }
+    const std::vector<uint8_t>& mask = *c.slots[i].mask;
+    if (mask.empty()) continue;
+    out.push_back({fmt::format("mask/{}", i),
+                   Tensor::from<uint8_t>(c.slots[i].shape, std::span<const uint8_t>(mask))});
   }
   return out;
 }
@@ -83,6 +87,11 @@ void unpack_checkpoint(const std::vector<NamedTensor>& saved, Checkpoint& c) {
       const TensorData data = tensor.read();
       std::copy(data.as<float>().begin(), data.as<float>().end(), values.begin());
     }
+    const std::string mask = fmt::format("mask/{}", i);
+    if (!by_name.contains(mask)) continue;
+    const TensorData data =
+        find(mask, DType::uint8, static_cast<int64_t>(c.slots[i].values->size())).read();
+    c.slots[i].mask->assign(data.as<uint8_t>().begin(), data.as<uint8_t>().end());
   }
 }
 

@@ -33,6 +33,7 @@ struct Checkpoint {
     std::vector<float>* best;
     std::vector<float>* first;
     std::vector<float>* second;
+    std::vector<uint8_t>* mask;  // empty: nothing is masked
   };
   std::vector<Slot> slots;
 };

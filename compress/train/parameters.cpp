@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 #include <string_view>
 
@@ -103,11 +104,24 @@ class Finder {
     const ValueId source = source_of(graph_, id, pair);
     if (source == kNoValue) return;
     add(node, source, layer && graph_.value(source).constant.shape().rank() >= 2, false);
+    if (pair != nullptr && !found_.empty() && found_.back().constant == source) {
+      found_.back().step = mean_scale(*pair);
+    }
+  }
+
+  double mean_scale(const Node& dequantize) const {
+    const Tensor* scale = graph_.constant_input(dequantize, 1);
+    if (scale == nullptr || scale->count() == 0) return 0;
+    double sum = 0;
+    for (const double s : scale->to_doubles()) sum += std::abs(s);
+    return sum / static_cast<double>(scale->count());
   }
 
   void take_scale(const Node& node) {
     const Node* quantize = producer_of(graph_, node.inputs[0]);
     if (quantize == nullptr || quantize->op_type != "QuantizeLinear") return;
+    // The range of the data is known, and its slope would cost the first layer's data gradient.
+    if (graph_.value(quantize->inputs[0]).is_input) return;
     if (quantize->inputs[1] != node.inputs[1] || !graph_.value(node.inputs[1]).is_constant())
       return;
     add(node, node.inputs[1], false, true);

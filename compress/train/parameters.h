@@ -17,6 +17,7 @@ struct Parameter {
   bool decays = false;    // weight decay and l1 apply: weights, not biases and norms
   bool is_scale = false;  // of fake quantization
   std::string node;       // its first reader
+  double step = 0;        // between two integers, on the average, behind fake quantization; else 0
 };
 
 struct ParameterOptions {

@@ -15,6 +15,7 @@
 #include "compress/error.h"
 #include "compress/runtime/session.h"
 #include "compress/train/checkpoint.h"
+#include "compress/train/teacher.h"
 #include "compress/train/training_graph.h"
 
 namespace compress::train {
@@ -23,8 +24,6 @@ namespace {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 // A loss that grows to so many times what it was at the start has diverged.
 constexpr double kDiverged = 1e4;
-// Teacher outputs for all samples are kept where they take at most so much.
-constexpr uint64_t kCacheBytes = uint64_t{256} << 20;
 
 // Samples 0..n-1 in an order drawn from the key (Fisher and Yates).
 void shuffle(std::vector<int64_t>& order, uint64_t key) {
@@ -33,101 +32,6 @@ void shuffle(std::vector<int64_t>& order, uint64_t key) {
     std::swap(order[i - 1], order[static_cast<size_t>(key % i)]);
   }
 }
-
-// Part of the samples, drawn by the seed, is held back; both parts stay in order.
-std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed) {
-  const auto count =
-      static_cast<size_t>(std::clamp(part, 0.0, 0.9) * static_cast<double>(indices.size()));
-  if (count == 0) return {};
-  std::vector<int64_t> drawn(indices.size());
-  std::iota(drawn.begin(), drawn.end(), 0);
-  shuffle(drawn, mixed_bits(seed ^ 0x56414C4944u));
-  const std::set<int64_t> held(drawn.begin(), drawn.begin() + static_cast<std::ptrdiff_t>(count));
-  std::vector<int64_t> kept, out;
-  for (size_t i = 0; i < indices.size(); ++i) {
-    (held.contains(static_cast<int64_t>(i)) ? out : kept).push_back(indices[i]);
-  }
-  indices = std::move(kept);
-  return out;
-}
-
-// The teacher's values for samples: computed, and kept where all of them fit into memory.
-class Teacher {
- public:
-  Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples)
-      : inputs_(inputs),
-        session_(cut_teacher(teacher, inputs)),
-        may_keep_(may_keep),
-        samples_(samples) {}
-
-  // Appends a feed for each value; samples are told apart by their index.
-  void feed(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
-            std::vector<NamedTensor>& feeds) {
-    if (!recall(indices, feeds)) compute(indices, sample, feeds);
-  }
-
- private:
-  void compute(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
-               std::vector<NamedTensor>& feeds) {
-    const auto wanted = session_.inputs();
-    std::vector<NamedTensor> own;
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      const auto same = std::find_if(sample.begin(), sample.end(),
-                                     [&](const auto& s) { return s.name == wanted[i].first; });
-      if (same == sample.end() && i >= sample.size()) {
-        fail(ErrorCode::usage, "the teacher's input '{}' has no counterpart in the student",
-             wanted[i].first);
-      }
-      own.push_back({wanted[i].first, same == sample.end() ? sample[i].tensor : same->tensor});
-    }
-    std::vector<Tensor> outputs = session_.run(own);
-    for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
-      if (outputs[k].dtype() != DType::float32) outputs[k] = convert(outputs[k], DType::float32);
-      keep(indices, k, outputs[k]);
-      feeds.push_back({inputs_.teacher[k], std::move(outputs[k])});
-    }
-  }
-
-  void keep(const std::vector<int64_t>& indices, size_t k, const Tensor& values) {
-    const auto rows = static_cast<int64_t>(indices.size());
-    if (!may_keep_ || values.shape().rank() == 0 || values.shape()[0] != rows) return;
-    const size_t bytes = static_cast<size_t>(values.bytes()) / indices.size();
-    if (bytes * inputs_.teacher.size() * samples_ > kCacheBytes) return;
-    const TensorData data = values.read();
-    shapes_[k] = values.shape();
-    for (size_t i = 0; i < indices.size(); ++i) {
-      const auto* from = reinterpret_cast<const float*>(data.bytes().data() + i * bytes);
-      kept_[{k, indices[i]}].assign(from, from + bytes / sizeof(float));
-    }
-  }
-
-  bool recall(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const {
-    std::vector<NamedTensor> found;
-    for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
-      const auto shape = shapes_.find(k);
-      if (shape == shapes_.end()) return false;
-      Shape joined = shape->second;
-      joined[0] = static_cast<int64_t>(indices.size());
-      Tensor values = Tensor::allocate(DType::float32, joined);
-      float* to = values.mutable_as<float>().data();
-      for (const int64_t index : indices) {
-        const auto row = kept_.find({k, index});
-        if (row == kept_.end()) return false;
-        to = std::copy(row->second.begin(), row->second.end(), to);
-      }
-      found.push_back({inputs_.teacher[k], std::move(values)});
-    }
-    std::move(found.begin(), found.end(), std::back_inserter(feeds));
-    return true;
-  }
-
-  const LossInputs& inputs_;
-  Session session_;
-  bool may_keep_;
-  size_t samples_;
-  std::map<size_t, Shape> shapes_;
-  std::map<std::pair<size_t, int64_t>, std::vector<float>> kept_;
-};
 
 // A parameter or state and what belongs to it. The session reads `values` in place.
 struct Slot {
@@ -143,6 +47,7 @@ struct Slot {
   bool decays = false;
   bool is_scale = false;
   bool prunes = false;  // a weight, no bias or norm
+  double rate = 1;      // part of the schedule's
 
   Slot(std::string constant, std::string graph_input, const Tensor& initial)
       : name(std::move(constant)), input(std::move(graph_input)), shape(initial.shape()) {
@@ -173,6 +78,7 @@ class Trainer {
       slot.decays = p.decays || options.decay_all;
       slot.is_scale = p.is_scale;
       slot.prunes = p.decays;
+      if (options.integer_rate > 0 && p.step > 0) slot.rate = options.integer_rate * p.step / 1e-3;
       slot.moments = make_moments(options.optimizer, slot.values->size());
       slot.gradient.assign(slot.values->size(), 0.0f);
       if (options.keep_sparsity && p.decays) mask_zeros(slot);
@@ -184,6 +90,7 @@ class Trainer {
       const size_t samples = indices_.size() + held_back_.size();
       teacher_ =
           std::make_unique<Teacher>(*teacher, graph_.inputs, !options.augment.any(), samples);
+      use_teacher_file();
     }
     if (!held_back_.empty()) evaluator_ = std::make_unique<Session>(evaluation_.model);
     batches_ = (static_cast<int64_t>(indices_.size()) + options.batch - 1) / options.batch;
@@ -209,6 +116,22 @@ class Trainer {
   static void mask_zeros(Slot& slot) {
     slot.mask.resize(slot.values->size());
     for (size_t i = 0; i < slot.mask.size(); ++i) slot.mask[i] = (*slot.values)[i] != 0;
+  }
+
+  // Outputs of an earlier run, or those for a later one.
+  void use_teacher_file() {
+    if (hooks_.teacher_outputs.empty() && !hooks_.save_teacher) return;
+    if (options_.augment.any()) {
+      fail(ErrorCode::usage,
+           "a teacher's outputs cannot be kept in a file: --flip and --crop change what it sees");
+    }
+    std::vector<int64_t> all = indices_;
+    all.insert(all.end(), held_back_.begin(), held_back_.end());
+    std::sort(all.begin(), all.end());
+    if (!hooks_.teacher_outputs.empty()) return teacher_->take(hooks_.teacher_outputs, data_, all);
+    const std::vector<NamedTensor> outputs = teacher_->outputs(data_, all, options_.batch);
+    hooks_.save_teacher(outputs);
+    teacher_->take(outputs, data_, all);
   }
 
   // --- One batch ---------------------------------------------------------------------------------
@@ -294,16 +217,30 @@ class Trainer {
       if (factor != 1) {
         for (float& g : slot.gradient) g *= factor;
       }
-      std::vector<float>& values = *slot.values;
-      const std::vector<float> before = slot.is_scale ? values : std::vector<float>();
-      update(options_.optimizer, rate, progress_.step + 1, slot.decays, slot.gradient, slot.mask,
-             values, slot.moments);
-      // A scale stays above zero: at most halved in one step.
-      for (size_t i = 0; i < before.size(); ++i) values[i] = std::max(values[i], before[i] / 2);
+      if (slot.is_scale) {
+        update_scale(slot, rate);
+      } else {
+        update(options_.optimizer, rate * slot.rate, progress_.step + 1, slot.decays, slot.gradient,
+               slot.mask, *slot.values, slot.moments);
+      }
       std::fill(slot.gradient.begin(), slot.gradient.end(), 0.0f);
     }
     ++progress_.step;
     return true;
+  }
+
+  // What is learnt of a scale is its logarithm (Jain et al. 2020): a rate means the same for scales
+  // of any size, and they keep their sign.
+  void update_scale(Slot& slot, double rate) {
+    std::vector<float>& values = *slot.values;
+    for (size_t i = 0; i < values.size(); ++i) slot.gradient[i] *= values[i];
+    std::vector<float> moved(values.size(), 0.0f);
+    update(options_.optimizer, rate, progress_.step + 1, false, slot.gradient, {}, moved,
+           slot.moments);
+    constexpr float kMost = 0.5f;  // of one step, whatever the rate
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] *= std::exp(std::clamp(moved[i], -kMost, kMost));
+    }
   }
 
   // --- Epochs ------------------------------------------------------------------------------------
@@ -447,7 +384,7 @@ class Trainer {
     for (auto* slots : {&slots_, &states_}) {
       for (Slot& slot : *slots) {
         state.slots.push_back({slot.name, slot.shape, slot.values.get(), &slot.best,
-                               &slot.moments.first, &slot.moments.second});
+                               &slot.moments.first, &slot.moments.second, &slot.mask});
       }
     }
     return state;
@@ -462,10 +399,6 @@ class Trainer {
     Checkpoint state = checkpoint();
     unpack_checkpoint(saved, state);
     progress_ = state.progress;
-    // What was cut is zero; a schedule's masks are made of nothing else.
-    for (Slot& slot : slots_) {
-      if (options_.sparsity.active() && slot.prunes && progress_.step > 0) mask_zeros(slot);
-    }
     result_.epochs = state.epochs;
   }
 
@@ -502,6 +435,22 @@ class Trainer {
 };
 
 }  // namespace
+
+std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed) {
+  const auto count =
+      static_cast<size_t>(std::clamp(part, 0.0, 0.9) * static_cast<double>(indices.size()));
+  if (count == 0) return {};
+  std::vector<int64_t> drawn(indices.size());
+  std::iota(drawn.begin(), drawn.end(), 0);
+  shuffle(drawn, mixed_bits(seed ^ 0x56414C4944u));
+  const std::set<int64_t> held(drawn.begin(), drawn.begin() + static_cast<std::ptrdiff_t>(count));
+  std::vector<int64_t> kept, out;
+  for (size_t i = 0; i < indices.size(); ++i) {
+    (held.contains(static_cast<int64_t>(i)) ? out : kept).push_back(indices[i]);
+  }
+  indices = std::move(kept);
+  return out;
+}
 
 TrainResult train(const Model& student, const Model* teacher, SampleSource& data,
                   std::vector<int64_t> indices, const TrainOptions& options,

@@ -33,6 +33,10 @@ struct TrainOptions {
   SparsitySchedule sparsity;     // weights that are cut on the way
   bool keep_sparsity = false;    // weights that are zero at the start stay zero
   bool learn_scales = true;      // of fake quantization
+  // The rate of weights behind fake quantization, in steps of their integers, where the schedule's
+  // is 1e-3; 0: they have the rate of all others.
+  double integer_rate = 0;
+  bool recompute = false;  // activations are computed again instead of kept: slower, less memory
   AugmentOptions augment;
   uint64_t seed = 0;
 };
@@ -59,6 +63,9 @@ struct TrainHooks {
   std::function<void(const EpochRecord&)> epoch;
   std::function<void(const std::vector<NamedTensor>&)> save;
   double save_seconds = 60;  // between two calls within an epoch; each epoch's end is saved as well
+  // The teacher's outputs for all samples, as `save_teacher` of an earlier run was given them.
+  std::vector<NamedTensor> teacher_outputs;
+  std::function<void(const std::vector<NamedTensor>&)> save_teacher;
 };
 
 struct TrainResult {
@@ -78,6 +85,9 @@ struct TrainResult {
 TrainResult train(const Model& student, const Model* teacher, SampleSource& data,
                   std::vector<int64_t> indices, const TrainOptions& options,
                   const TrainHooks& hooks = {}, const std::vector<NamedTensor>& resume = {});
+
+// Removes and returns the part of `indices` (sorted, as what is left) that train() holds back.
+std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed);
 
 // Sets the model's constants to what training made of them.
 void apply_result(Model& model, const TrainResult& result);

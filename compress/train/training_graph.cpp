@@ -6,6 +6,7 @@
 #include "compress/error.h"
 #include "compress/runtime/inline.h"
 #include "compress/train/autograd.h"
+#include "compress/train/recompute.h"
 
 namespace compress::train {
 namespace {
@@ -80,6 +81,7 @@ TrainingGraph make_training_graph(const Model& student, const Model* teacher, bo
 
   std::vector<ValueId> values;
   for (const Parameter& parameter : parameters) values.push_back(parameter.value);
+  const NodeId first_backward = graph.node_slots();
   const std::vector<ValueId> gradients = append_backward(out.model, loss.value, values);
   std::vector<ValueId> outputs = {loss.value};
   for (size_t i = 0; i < parameters.size(); ++i) {
@@ -95,6 +97,7 @@ TrainingGraph make_training_graph(const Model& student, const Model* teacher, bo
   }
   for (const State& state : out.states) outputs.push_back(state.output);
   set_outputs(graph, outputs);
+  if (options.recompute) recompute_activations(graph, first_backward);
   return out;
 }
 

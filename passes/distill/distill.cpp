@@ -7,6 +7,7 @@
 
 #include "compress/error.h"
 #include "compress/ops/op.h"
+#include "passes/distill/blockwise.h"
 #include "passes/distill/initialize.h"
 #include "passes/distill/options.h"
 #include "passes/distill/unfold.h"
@@ -48,21 +49,33 @@ class Training {
   PassResult run(const std::string& init) {
     adopt_constant_nodes(model_.graph);
     TrainOptions options = read_train_options(context_.options, context_.seed);
-    const std::vector<Unfolded> unfolded = unfold_quantized(model_);
-    // Integer kernels want the scale of a bias to be that of its input times that of the weights.
-    options.learn_scales = unfolded.empty();
+    const bool qat = access_.unquantized != nullptr;
+    const FakeQuantization how{access_.unquantized, qat};
+    const std::vector<Unfolded> unfolded = unfold_quantized(model_, how);
+    // What another tool quantized keeps its scales: a bias may be in units of them.
+    options.learn_scales = qat || unfolded.empty();
     options.keep_best = init == "keep";
     initialize_weights(model_, init, context_.seed);
     const Model* teacher = find_teacher();
     const CalibrationSamples samples = pick_samples();
+    if (context_.options.has("blockwise") && context_.options.flag("blockwise")) {
+      PassResult out = run_blockwise(teacher, samples, options);
+      fold_quantized(model_, unfolded, how);
+      return out;
+    }
     const std::string file = text("checkpoint");
     const std::vector<NamedTensor> saved =
         file.empty() || !access_.load ? std::vector<NamedTensor>() : access_.load(file);
+    const std::string cache = text("teacher-cache");
+    if (!cache.empty() && teacher == nullptr) {
+      fail(ErrorCode::usage, "--teacher-cache without a --teacher");
+    }
+    if (!cache.empty() && access_.load) teacher_outputs_ = access_.load(cache);
     if (options.schedule.rate == 0) options.schedule.rate = find_rate(teacher, samples, options);
     const TrainResult result = train::train(model_, teacher, *samples.source, samples.indices,
-                                            options, hooks(file), saved);
+                                            options, hooks(file, cache), saved);
     PassResult out = finish(result, options, samples);
-    fold_quantized(model_, unfolded);
+    fold_quantized(model_, unfolded, how);
     return out;
   }
 
@@ -103,6 +116,19 @@ class Training {
     return samples;
   }
 
+  PassResult run_blockwise(const Model* teacher, const CalibrationSamples& samples,
+                           const TrainOptions& options) {
+    if (teacher == nullptr) fail(ErrorCode::usage, "--blockwise learns from a teacher; name one");
+    for (const char* other : {"loss", "checkpoint", "sparsity-schedule", "teacher-cache"}) {
+      if (context_.options.given(other)) {
+        fail(ErrorCode::usage, "--blockwise has no --{}: each layer is compared by squared error",
+             other);
+      }
+    }
+    return distill_blockwise(model_, *teacher, *samples.source, samples.indices,
+                             {options, options.schedule.rate}, access_.log);
+  }
+
   // Trials take the same steps from the same start, so their losses compare.
   double find_rate(const Model* teacher, const CalibrationSamples& samples, TrainOptions trial) {
     const auto size = static_cast<int64_t>(samples.indices.size());
@@ -114,10 +140,12 @@ class Training {
     trial.epochs = 1;
     trial.keep_best = false;
     trial.accumulate = 1;
+    train::TrainHooks known;
+    known.teacher_outputs = teacher_outputs_;
     double best = kRates.back(), least = std::numeric_limits<double>::infinity();
     for (const double rate : kRates) {
       trial.schedule.rate = rate;
-      const TrainResult result = train::train(model_, teacher, *samples.source, some, trial);
+      const TrainResult result = train::train(model_, teacher, *samples.source, some, trial, known);
       if (result.diverged || result.epochs.empty()) continue;
       const double loss = result.epochs.back().validation_loss;
       if (!(loss < least)) continue;
@@ -127,8 +155,14 @@ class Training {
     return best;
   }
 
-  train::TrainHooks hooks(const std::string& file) const {
+  train::TrainHooks hooks(const std::string& file, const std::string& cache) const {
     train::TrainHooks hooks;
+    hooks.teacher_outputs = teacher_outputs_;
+    if (!cache.empty() && teacher_outputs_.empty() && access_.save) {
+      hooks.save_teacher = [this, cache](const std::vector<NamedTensor>& outputs) {
+        access_.save(cache, outputs);
+      };
+    }
     if (access_.progress) {
       hooks.progress = [this](const train::TrainProgress& p) {
         access_.progress(
@@ -162,10 +196,11 @@ class Training {
   PassResult finish(const TrainResult& result, const TrainOptions& options,
                     const CalibrationSamples& samples) {
     PassResult out;
-    out.changed = result.best_epoch > 0;
-    if (out.changed) train::apply_result(model_, result);
+    const bool learnt = result.best_epoch > 0;
+    out.changed = learnt || access_.unquantized != nullptr;
+    if (learnt) train::apply_result(model_, result);
     if (!result.stopped.empty()) out.skipped.push_back({"", result.stopped});
-    if (!out.changed && result.stopped.empty()) {
+    if (!learnt && result.stopped.empty()) {
       out.skipped.push_back(
           {"", fmt::format("no epoch was better on the {} samples held back than the start; a "
                            "lower --lr or more samples may do",
@@ -186,6 +221,7 @@ class Training {
   PassContext& context_;
   const TrainingAccess& access_;
   std::optional<Model> teacher_;
+  std::vector<NamedTensor> teacher_outputs_;
 };
 
 }  // namespace

@@ -16,6 +16,8 @@ struct TrainingAccess {
   std::function<CalibrationSamples()> samples;          // empty: there is no data
   std::function<Model(const std::string&)> read_model;  // the teacher
   const Model* input = nullptr;                         // the model before the first step
+  // The model before --qat had it quantized; the pipeline sets it. Null: it did not.
+  const Model* unquantized = nullptr;
   // What a checkpoint file holds; empty where there is none.
   std::function<std::vector<NamedTensor>(const std::string&)> load;
   std::function<void(const std::string&, const std::vector<NamedTensor>&)> save;

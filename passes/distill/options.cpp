@@ -18,6 +18,17 @@ constexpr OptionDef kInit = {"init", OptionType::choice, "glorot",
                              "are in the file",
                              "glorot|he|keep"};
 
+constexpr OptionDef kQat = {
+    "qat", OptionType::choice, "none",
+    "quantization-aware training: the model is quantized as 'quantize --mode static' does, with "
+    "weights of this type, and trained through its integers; ranges are learnt",
+    "none|int8|int4"};
+
+constexpr OptionDef kBlockwise = {
+    "blockwise", OptionType::flag, "",
+    "for a compressed copy of the teacher: each layer learns to give what the teacher's gives, one "
+    "after another. Needs no labels and few samples"};
+
 // Those that both have; epochs and rate differ in their defaults.
 constexpr std::array kCommon = {
     OptionDef{"loss", OptionType::text, "",
@@ -60,6 +71,9 @@ constexpr std::array kCommon = {
     OptionDef{"freeze-batch-norm", OptionType::flag, "",
               "BatchNormalization keeps its statistics: for few samples or small batches"},
     OptionDef{"dropout", OptionType::flag, "", "Dropout nodes of the model are active"},
+    OptionDef{"recompute", OptionType::flag, "",
+              "activations are computed again instead of kept: less memory, about a third slower; "
+              "the result is the same"},
     OptionDef{"flip", OptionType::flag, "", "images are mirrored at random"},
     OptionDef{"crop", OptionType::integer, "0", "images move at random by up to so many pixels",
               "0..1000"},
@@ -68,6 +82,9 @@ constexpr std::array kCommon = {
     OptionDef{"student-output", OptionType::text, "",
               "the output that is trained (default: first)"},
     OptionDef{"teacher-output", OptionType::text, "", "the teacher's output (default: first)"},
+    OptionDef{"teacher-cache", OptionType::text, "",
+              "file of the teacher's outputs: made where it does not exist, else they are taken "
+              "from it and the teacher does not run"},
     OptionDef{"checkpoint", OptionType::text, "",
               "file that holds the state of training; where it exists, training goes on from it"},
     OptionDef{"checkpoint-seconds", OptionType::number, "60",
@@ -92,7 +109,7 @@ constexpr OptionDef kRate = {"lr", OptionType::number, "0",
 constexpr OptionDef kTrainRate = {"lr", OptionType::number, "0.001",
                                   "learning rate; 0: a short test of several picks it", "0..1000"};
 
-constexpr auto kDistill = with_common(std::array{kTeacher, kEpochs, kRate});
+constexpr auto kDistill = with_common(std::array{kTeacher, kBlockwise, kQat, kEpochs, kRate});
 constexpr auto kTrain = with_common(std::array{kTeacher, kInit, kTrainEpochs, kTrainRate});
 
 train::OptimizerOptions optimizer_of(const Options& options) {
@@ -147,6 +164,7 @@ train::TrainOptions read_train_options(const Options& options, uint64_t seed) {
   out.batch_statistics = !options.flag("freeze-batch-norm");
   out.dropout = options.flag("dropout");
   out.keep_sparsity = options.flag("keep-sparsity");
+  out.recompute = options.flag("recompute");
   out.augment.flip = options.flag("flip");
   out.augment.crop = options.integer("crop");
   out.seed = seed;

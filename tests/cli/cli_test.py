@@ -330,6 +330,18 @@ class Training(Case):
         self.assertIn(sha(F / "dense.onnx").encode(), content)
         self.assertNotIn(str(F).encode(), content)
 
+    def test_qat_from_a_float_model_in_one_command(self):
+        sums = set()
+        for threads in (1, 2):
+            report = self.report("distill", F / "dense.onnx", "-o", f"{threads}.onnx", "--qat", "int8",
+                                 "--teacher", "input", "--threads", threads, *self.QUICK, *QUICK)
+            sums.add(sha(self.dir / f"{threads}.onnx"))
+        self.assertEqual(len(sums), 1)
+        self.assertLess(report["candidate"]["size_ratio"], 0.35)
+        self.assertGreater(report["similarity"]["outputs"][0]["sqnr_db"], 15)
+        explained = self.run_program("inspect", "1.onnx").stdout
+        self.assertIn("int8", explained)
+
     def test_same_bytes_for_any_threads(self):
         sums = set()
         for threads in (1, 2, 3):

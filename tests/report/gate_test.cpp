@@ -140,6 +140,21 @@ TEST_CASE("the JSON report has the keys that scripts rely on") {
   CHECK(json["result"] == "failed");
 }
 
+TEST_CASE("the HTML report draws the losses of training") {
+  Report report = example();
+  CHECK_THAT(render(report, "r.html"), !Contains("<polyline"));
+  PassSummary pass{"distill_model", "distill", 1, true, {}, Json::object()};
+  pass.details = {{"best_epoch", 1},
+                  {"epochs",
+                   {{{"epoch", 0}, {"loss", nullptr}, {"validation_loss", 2.0}},
+                    {{"epoch", 1}, {"loss", 1.0}, {"validation_loss", 0.5}}}}};
+  report.passes.push_back(pass);
+  const std::string html = render(report, "r.html");
+  // Two curves; of three losses two are held back. 2.0 is the upper edge, 0.5 the lower one.
+  CHECK_THAT(html, Contains("Loss of distill") && Contains("epoch 1: 0.5"));
+  CHECK_THAT(html, Contains("points=\"70.0,16.0 630.0,276.0 \"") && Contains("kept: 1<"));
+}
+
 TEST_CASE("every format shows the gate and escapes names") {
   Report report = example();
   report.gates = {{"top1_drop<=1%", 0.1, false}};

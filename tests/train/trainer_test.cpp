@@ -174,6 +174,97 @@ TEST_CASE("a resumed run ends where the uninterrupted one does, to the bit") {
   }
 }
 
+// One of 40 features is 1, the label is that of its number.
+class Features : public SampleSource {
+ public:
+  int64_t size() const override { return 80; }
+  Sample get(int64_t index) override {
+    Sample sample;
+    Tensor x = Tensor::zeros(DType::float32, {1, 40});
+    x.mutable_as<float>()[static_cast<size_t>(index % 40)] = 1;
+    sample.inputs.push_back({"x", x});
+    sample.label = Tensor::from<int64_t>({1}, {index % 4});
+    return sample;
+  }
+  bool labelled() const override { return true; }
+  std::string description() const override { return "features"; }
+};
+
+TEST_CASE("weights that are zero, but were not cut, go on learning after a resume") {
+  Features data;
+  GraphBuilder b;
+  const int64_t batch = b.graph().symbol("batch");
+  const ValueId x = b.graph().add_input("x", {DType::float32, true, Shape{batch, 40}});
+  b.output(b.op("MatMul", {x, b.constant(Tensor::zeros(DType::float32, {40, 4}), "w")}), "y");
+  const Model model = std::move(b).model(17);
+  TrainOptions options = options_for("cross-entropy", 2);
+  options.batch = 4;
+  options.validation = 0;
+  options.sparsity = train::parse_sparsity("constant:final=0.5");
+  std::vector<std::vector<NamedTensor>> saved;
+  train::TrainHooks hooks;
+  hooks.save_seconds = 0;
+  hooks.save = [&](const std::vector<NamedTensor>& state) { saved.push_back(state); };
+  const std::vector<float> whole =
+      flat(train::train(model, nullptr, data, all_of(data), options, hooks));
+  CHECK(std::count(whole.begin(), whole.end(), 0.0f) == 80);
+  CHECK(flat(train::train(model, nullptr, data, all_of(data), options, {}, saved[0])) == whole);
+}
+
+TEST_CASE(
+    "a teacher's outputs from a file train as the teacher does; those of another are refused") {
+  Quadrants data(90);
+  const Model student = small_net({}, 5), teacher = small_net({}, 9);
+  const TrainOptions options = options_for("kl:T=2");
+  std::vector<NamedTensor> outputs;
+  train::TrainHooks hooks;
+  hooks.save_teacher = [&](const std::vector<NamedTensor>& made) { outputs = made; };
+  const std::vector<float> first =
+      flat(train::train(student, &teacher, data, all_of(data), options, hooks));
+  REQUIRE(outputs.size() == 2);
+  CHECK(outputs[1].tensor.shape() == Shape({90, 4}));
+  train::TrainHooks known;
+  known.teacher_outputs = outputs;
+  CHECK(flat(train::train(student, &teacher, data, all_of(data), options, known)) == first);
+  const Model other = small_net({}, 10);
+  CHECK_THROWS_AS(train::train(student, &other, data, all_of(data), options, known), Error);
+  Quadrants more(91);
+  CHECK_THROWS_AS(train::train(student, &teacher, more, all_of(more), options, known), Error);
+}
+
+TEST_CASE("activations that are computed again give the same bits in less memory") {
+  Quadrants data(64);
+  GraphBuilder b;
+  const int64_t batch = b.graph().symbol("batch");
+  ValueId y = b.graph().add_input("x", {DType::float32, true, Shape{batch, 2, 6, 6}});
+  for (uint32_t layer = 0; layer < 16; ++layer) {
+    const int64_t in = layer == 0 ? 2 : 8;
+    y = b.op("Conv", {y, b.constant(random_floats({8, in, 3, 3}, layer + 1, 0.2f), "w")},
+             {attr("pads", std::vector<int64_t>{1, 1, 1, 1})});
+    y = b.op("Sigmoid", {y});
+  }
+  y = b.op("Flatten", {y});
+  b.output(b.op("Gemm", {y, b.constant(random_floats({288, 4}, 77, 0.1f), "w")}), "y");
+  const Model model = std::move(b).model(17);
+  TrainOptions options = options_for("cross-entropy", 1);
+  const std::vector<float> kept = flat(train::train(model, nullptr, data, all_of(data), options));
+  const auto memory = [&] {
+    const train::TrainingGraph graph = train::make_training_graph(model, nullptr, true, options);
+    Session session(graph.model);
+    std::vector<NamedTensor> feeds = {{"x", random_floats({16, 2, 6, 6}, 3)}};
+    feeds.push_back({graph.inputs.label, Tensor::zeros(DType::int64, {16})});
+    for (const auto& p : graph.parameters) {
+      feeds.push_back({graph.model.graph.value(p.value).name, p.initial});
+    }
+    session.run(feeds);
+    return session.arena_bytes();
+  };
+  const uint64_t before = memory();
+  options.recompute = true;
+  CHECK(memory() < before * 7 / 10);
+  CHECK(flat(train::train(model, nullptr, data, all_of(data), options)) == kept);
+}
+
 TEST_CASE("a checkpoint of another model is refused") {
   Quadrants data(40);
   std::vector<NamedTensor> saved;
@@ -282,6 +373,39 @@ TEST_CASE("library kernels give the gradients of the reference kernels") {
       REQUIRE(std::abs(a[k] - b[k]) <= 3e-5 * most);
     }
   }
+}
+
+TEST_CASE("gradients of convolutions behind residual sums and pools are library kernels") {
+  GraphBuilder b;
+  const int64_t batch = b.graph().symbol("batch");
+  ValueId y = b.graph().add_input("x", {DType::float32, true, Shape{batch, 2, 6, 6}});
+  const auto conv = [&](ValueId from, int64_t in, uint32_t seed) {
+    const std::vector<int64_t> pads = {1, 1, 1, 1};
+    return b.op("Conv", {from, b.constant(random_floats({8, in, 3, 3}, seed, 0.2f), "w")},
+                {attr("pads", pads)});
+  };
+  y = b.op("Relu", {conv(y, 2, 1)});
+  y = b.op("Relu", {b.op("Add", {conv(y, 8, 2), y})});
+  y = b.op("Flatten", {b.op("GlobalAveragePool", {y})});
+  b.output(b.op("Gemm", {y, b.constant(random_floats({8, 4}, 7, 0.3f), "w")}), "y");
+  const Model model = std::move(b).model(17);
+  const train::TrainingGraph graph =
+      train::make_training_graph(model, nullptr, true, options_for("cross-entropy"));
+  std::vector<NamedTensor> feeds = {{"x", random_floats({16, 2, 6, 6}, 3)}};
+  feeds.push_back({graph.inputs.label, Tensor::zeros(DType::int64, {16})});
+  for (const auto& p : graph.parameters) {
+    feeds.push_back({graph.model.graph.value(p.value).name, p.initial});
+  }
+  Session session(graph.model);
+  session.run(feeds);
+  int gradients = 0;
+  for (const KernelRecord& record : session.kernels()) {
+    if (record.op.find("Conv") == std::string::npos) continue;
+    CAPTURE(record.op, record.kernel);
+    CHECK(record.kernel.find("_ref") == std::string::npos);
+    gradients += record.op != "Conv";
+  }
+  CHECK(gradients == 3);  // weights twice, data once
 }
 
 TEST_CASE("a schedule cuts the smallest weights to the sparsity it names") {

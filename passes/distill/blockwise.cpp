@@ -1,0 +1,288 @@
+#include "passes/distill/blockwise.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "compress/error.h"
+#include "compress/graph/builder.h"
+#include "compress/ops/op.h"
+#include "compress/runtime/session.h"
+#include "passes/distill/blocks.h"
+
+namespace compress {
+namespace {
+
+constexpr const char* kTarget = "block/target";
+// Where no rate is given; 0.02 steps of an integer are what Adam moves a weight by at 1e-3.
+constexpr std::array kRates = {3e-3, 1e-3, 3e-4};
+constexpr double kIntegerRate = 0.02;
+// What is kept of all samples at once, in and out of a block.
+constexpr uint64_t kMostBytes = uint64_t{2} << 30;
+
+using Tensors = std::vector<Tensor>;
+
+// What goes into a block and what should come out, sample by sample.
+class BlockSamples : public SampleSource {
+ public:
+  BlockSamples(SampleSource& data, const std::vector<int64_t>& indices, std::string input,
+               const Tensors& inputs, const Tensors& targets)
+      : data_(data),
+        indices_(indices),
+        input_(std::move(input)),
+        inputs_(inputs),
+        targets_(targets) {}
+
+  int64_t size() const override { return static_cast<int64_t>(indices_.size()); }
+  Sample get(int64_t index) override {
+    const auto at = static_cast<size_t>(index);
+    Sample sample;
+    if (input_.empty()) {
+      sample.inputs = data_.get(indices_[at]).inputs;
+    } else {
+      sample.inputs = {{input_, inputs_[at]}};
+    }
+    sample.inputs.push_back({kTarget, targets_[at]});
+    return sample;
+  }
+  bool labelled() const override { return false; }
+  std::vector<std::string> constants() const override {
+    return input_.empty() ? data_.constants() : std::vector<std::string>();
+  }
+  std::string description() const override { return "blocks of " + data_.description(); }
+
+ private:
+  SampleSource& data_;
+  const std::vector<int64_t>& indices_;
+  std::string input_;
+  const Tensors& inputs_;
+  const Tensors& targets_;
+};
+
+// Gives what it is given: the targets are computed beforehand.
+Model echo() {
+  GraphBuilder b;
+  const ValueId x = b.graph().add_input(kTarget, {DType::float32, false, {}});
+  b.output(b.op("Identity", {x}), "y");
+  Model model = std::move(b).model(17);
+  infer_types(model);
+  return model;
+}
+
+// Divergence of the softmax of b's rows from that of a's; of other values, the mean square of their
+// difference.
+double distance(const Tensor& a, const Tensor& b) {
+  const std::vector<double> x = a.to_doubles(), y = b.to_doubles();
+  const auto size = static_cast<size_t>(a.shape()[a.shape().rank() - 1]);
+  double sum = 0;
+  if (a.shape().rank() != 2 || size < 2) {
+    for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - y[i]) * (x[i] - y[i]);
+    return sum / static_cast<double>(x.size());
+  }
+  const auto normalizer = [&](const std::vector<double>& v, size_t row) {
+    const double most = *std::max_element(v.begin() + static_cast<std::ptrdiff_t>(row),
+                                          v.begin() + static_cast<std::ptrdiff_t>(row + size));
+    double total = 0;
+    for (size_t i = row; i < row + size; ++i) total += std::exp(v[i] - most);
+    return most + std::log(total);
+  };
+  for (size_t row = 0; row < x.size(); row += size) {
+    const double zx = normalizer(x, row), zy = normalizer(y, row);
+    for (size_t i = row; i < row + size; ++i) {
+      sum += std::exp(x[i] - zx) * ((x[i] - zx) - (y[i] - zy));
+    }
+  }
+  return sum / static_cast<double>(x.size() / size);
+}
+
+class Blockwise {
+ public:
+  Blockwise(Model& student, const Model& teacher, SampleSource& data,
+            const std::vector<int64_t>& indices, const BlockwiseOptions& options,
+            const std::function<void(std::string_view)>& log)
+      : student_(student),
+        teacher_(teacher),
+        data_(data),
+        indices_(indices),
+        options_(options),
+        log_(log) {}
+
+  PassResult run() {
+    infer_types(student_);
+    blocks_ = find_blocks(student_, teacher_);
+    if (blocks_.empty()) {
+      fail(ErrorCode::usage,
+           "--blockwise wants a teacher with values of the same names and shapes: the model that "
+           "this one was made from");
+    }
+    std::vector<int64_t> rest(indices_.size());
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] = static_cast<int64_t>(i);
+    held_ = train::hold_back(rest, options_.train.validation, options_.train.seed);
+    if (held_.empty()) {
+      fail(ErrorCode::usage, "--blockwise keeps what is best on samples held back; there are none");
+    }
+    final_ = outputs_of(cut_at(teacher_, blocks_.back().target), held_);
+    const double start = judge();
+    double best = start;
+    Model kept = student_;
+    size_t blocks = 0;
+    for (size_t k = 0; k < blocks_.size(); ++k) {
+      train_block(k);
+      const double now = judge();
+      say(fmt::format("block {}/{} ({}), held back {:.5g} from {:.5g}", k + 1, blocks_.size(),
+                      blocks_[k].target, now, start));
+      rows_.back()["outputs"] = now;
+      if (!(now < best)) continue;
+      best = now;
+      blocks = k + 1;
+      kept = student_;
+    }
+    student_ = std::move(kept);
+    return finish(start, best, blocks);
+  }
+
+ private:
+  void say(const std::string& line) const {
+    if (log_) log_(line);
+  }
+
+  std::vector<NamedTensor> feeds_of(const Session& session, int64_t sample) const {
+    std::vector<NamedTensor> feeds = data_.get(indices_[static_cast<size_t>(sample)]).inputs;
+    std::erase_if(feeds, [&](const NamedTensor& feed) {
+      const auto wanted = session.inputs();
+      return std::none_of(wanted.begin(), wanted.end(),
+                          [&](const auto& input) { return input.first == feed.name; });
+    });
+    return feeds;
+  }
+
+  Tensors outputs_of(const Model& model, const std::vector<int64_t>& samples) const {
+    Session session(model);
+    Tensors out;
+    for (const int64_t sample : samples) out.push_back(session.run(feeds_of(session, sample))[0]);
+    return out;
+  }
+
+  // How far the last block's outputs are from the teacher's on what is held back.
+  double judge() const {
+    const Tensors now = outputs_of(cut_at(student_, blocks_.back().output), held_);
+    double sum = 0;
+    for (size_t i = 0; i < now.size(); ++i) sum += distance(final_[i], now[i]);
+    return sum / static_cast<double>(now.size());
+  }
+
+  void check_size(const Tensors& tensors) const {
+    uint64_t bytes = 0;
+    for (const Tensor& tensor : tensors) bytes += static_cast<uint64_t>(tensor.bytes());
+    if (bytes > kMostBytes) {
+      fail(ErrorCode::usage,
+           "the values between two blocks take {} MB for all samples; give fewer: --samples",
+           bytes >> 20);
+    }
+  }
+
+  void train_block(size_t k) {
+    const Block& block = blocks_[k];
+    std::vector<int64_t> all(indices_.size());
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
+    const Tensors targets = outputs_of(cut_at(teacher_, block.target), all);
+    check_size(targets);
+    Model part = cut_block(student_, block);
+    part.graph.add_input(kTarget, {DType::float32, false, {}});
+    const std::string input = block.input.empty() ? "" : block.input + "/block";
+    BlockSamples samples(data_, indices_, input, inputs_, targets);
+    learn(part, samples, all);
+    if (k + 1 < blocks_.size()) advance(cut_block(student_, block), input, all);
+  }
+
+  // Each rate from the same start; the best on what is held back, which may be the start.
+  void learn(const Model& part, BlockSamples& samples, const std::vector<int64_t>& all) {
+    const Model teacher = echo();
+    train::TrainOptions options = options_.train;
+    options.loss.terms = train::parse_loss("mse");
+    options.batch_statistics = false;
+    options.integer_rate = kIntegerRate;
+    options.keep_best = true;
+    std::vector<double> rates(kRates.begin(), kRates.end());
+    if (options_.rate > 0) rates = {options_.rate};
+    double least = std::numeric_limits<double>::infinity();
+    train::TrainResult best;
+    double rate_of_best = 0, start = 0;
+    for (const double rate : rates) {
+      options.schedule.rate = rate;
+      train::TrainResult result = train::train(part, &teacher, samples, all, options);
+      const auto at = static_cast<size_t>(result.best_epoch);
+      const double loss = result.epochs.at(at).validation_loss;
+      start = result.epochs[0].validation_loss;
+      if (!(loss < least)) continue;
+      least = loss;
+      rate_of_best = result.best_epoch > 0 ? rate : 0;
+      best = std::move(result);
+    }
+    rows_.push_back({{"lr", rate_of_best}, {"start", start}, {"loss", least}});
+    if (best.best_epoch == 0) return;
+    train::apply_result(student_, best);
+    ++trained_;
+  }
+
+  // What the next block reads.
+  void advance(const Model& part, const std::string& input, const std::vector<int64_t>& all) {
+    Session session(part);
+    Tensors next;
+    for (const int64_t sample : all) {
+      std::vector<NamedTensor> feeds;
+      if (input.empty()) {
+        feeds = feeds_of(session, sample);
+      } else {
+        feeds = {{input, inputs_[static_cast<size_t>(sample)]}};
+      }
+      next.push_back(session.run(feeds)[0]);
+    }
+    inputs_ = std::move(next);
+    check_size(inputs_);
+  }
+
+  PassResult finish(double start, double best, size_t blocks) {
+    PassResult out;
+    out.changed = blocks > 0;
+    for (size_t k = 0; k < blocks_.size(); ++k) rows_[k]["block"] = blocks_[k].target;
+    out.details = {{"samples", static_cast<int64_t>(indices_.size() - held_.size())},
+                   {"held_back", static_cast<int64_t>(held_.size())},
+                   {"blocks", static_cast<int64_t>(blocks_.size())},
+                   {"blocks_trained", trained_},
+                   {"blocks_kept", static_cast<int64_t>(blocks)},
+                   {"start", start},
+                   {"best", best},
+                   {"rows", rows_}};
+    if (!out.changed) {
+      out.skipped.push_back({"", fmt::format("no block's training brought the outputs on the {} "
+                                             "samples held back closer to the teacher's",
+                                             held_.size())});
+    }
+    return out;
+  }
+
+  Model& student_;
+  const Model& teacher_;
+  SampleSource& data_;
+  const std::vector<int64_t>& indices_;
+  const BlockwiseOptions& options_;
+  const std::function<void(std::string_view)>& log_;
+  std::vector<Block> blocks_;
+  std::vector<int64_t> held_;  // positions in indices_
+  Tensors final_;              // the teacher's outputs on those
+  Tensors inputs_;             // of the next block
+  Json rows_ = Json::array();
+  int64_t trained_ = 0;
+};
+
+}  // namespace
+
+PassResult distill_blockwise(Model& student, const Model& teacher, SampleSource& data,
+                             const std::vector<int64_t>& indices, const BlockwiseOptions& options,
+                             const std::function<void(std::string_view)>& log) {
+  return Blockwise(student, teacher, data, indices, options, log).run();
+}
+
+}  // namespace compress

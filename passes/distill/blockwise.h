@@ -1,0 +1,28 @@
+// Layer by layer: each block of a compressed copy learns to give what the block of the original
+// gives, from what the (already trained) blocks before it feed it. Needs no labels, and hardly more
+// samples than calibration.
+#pragma once
+
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "compress/runtime/sample_source.h"
+#include "compress/train/trainer.h"
+#include "passes/pass.h"
+
+namespace compress {
+
+struct BlockwiseOptions {
+  train::TrainOptions train;
+  // 0: several are tried on each block.
+  double rate = 0;
+};
+
+// Trains the weights of `student` in place. Kept is what the first k blocks' training gave for the
+// k with the best outputs on the samples held back; none where that is none.
+PassResult distill_blockwise(Model& student, const Model& teacher, SampleSource& data,
+                             const std::vector<int64_t>& indices, const BlockwiseOptions& options,
+                             const std::function<void(std::string_view)>& log);
+
+}  // namespace compress
