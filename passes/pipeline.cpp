@@ -4,6 +4,7 @@
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "passes/bodies.h"
 #include "passes/distill/distill.h"
 #include "passes/pass.h"
 #include "passes/select.h"
@@ -11,24 +12,6 @@
 
 namespace compress {
 namespace {
-
-// What surrounds a body, with the body's graph moved in: passes see bodies as models.
-class BodyModel {
- public:
-  BodyModel(const Model& outer, Graph& body) : body_(body) {
-    model.ir_version = outer.ir_version;
-    model.opsets = outer.opsets;
-    model.graph = std::move(body_);
-  }
-  ~BodyModel() { body_ = std::move(model.graph); }
-  BodyModel(const BodyModel&) = delete;
-  BodyModel& operator=(const BodyModel&) = delete;
-
-  Model model;
-
- private:
-  Graph& body_;
-};
 
 void merge_details(Json& into, const Json& from) {
   for (const auto& [key, value] : from.items()) {

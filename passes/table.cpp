@@ -20,11 +20,13 @@ constexpr PassDef kPasses[] = {
      fold_constants, true},
     {"eliminate_identity", "optimize", "removes nodes that return one of their inputs",
      eliminate_identity, true},
+    {"capture_invariants", "optimize", "makes what a Loop only hands on a capture of its body",
+     capture_invariants, true},
     {"fuse_pad", "optimize", "moves zero padding into the Conv that reads it", fuse_pad, true},
     {"fuse_batch_norm", "optimize", "moves BatchNormalization and biases into Conv and Gemm",
      fuse_batch_norm, true},
-    {"eliminate_dead", "optimize", "removes nodes and constants that nothing reads", eliminate_dead,
-     true},
+    {"eliminate_dead", "optimize", "removes nodes and constants that nothing reads",
+     eliminate_dead},
     {"deduplicate_constants", "optimize", "makes equal constants one", deduplicate_constants, true},
     {"prune_magnitude", "prune", "sets the smallest weights to zero", prune_magnitude},
     {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
@@ -48,7 +50,7 @@ constexpr PassDef kPasses[] = {
     {"convert_half", "quantize", "computes in float16 or bfloat16 what stays in floating point",
      convert_half},
     {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
-     eliminate_dead, true},
+     eliminate_dead},
 };
 
 const std::array kOptimizeOptions = {

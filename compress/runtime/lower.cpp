@@ -24,6 +24,32 @@ void drop_copies(Graph& graph) {
   }
 }
 
+// A body as a model of its own. What it captures has the types of the graph around; of what a loop
+// hands from step to step, sizes may differ from what the file declares of the first.
+void lower_body(const Model& outer, const Node& node, const Body& body) {
+  Model inner;
+  inner.ir_version = outer.ir_version;
+  inner.opsets = outer.opsets;
+  inner.graph = std::move(*body.graph);
+  for (const Body::Capture& capture : body.captures) {
+    if (inner.graph.value(capture.inner).is_constant()) continue;
+    TypeInfo type = outer.graph.value(capture.outer).type;
+    for (int i = 0; type.has_shape && i < type.shape.rank(); ++i) {
+      if (type.shape[i] < 0) type.shape[i] = kUnknownDim;  // symbols belong to a graph
+    }
+    inner.graph.set_type(capture.inner, std::move(type));
+  }
+  if (!node.is("If")) {
+    for (const ValueId id : inner.graph.inputs()) {
+      TypeInfo type = inner.graph.value(id).type;
+      for (int i = 0; type.has_shape && i < type.shape.rank(); ++i) type.shape[i] = kUnknownDim;
+      inner.graph.set_type(id, std::move(type));
+    }
+  }
+  lower(inner);
+  *body.graph = std::move(inner.graph);
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> origins_of(const Node& node) {
@@ -64,6 +90,10 @@ void lower(Model& model) {
   assign_layouts(model.graph, model);
   lower_elements(model.graph, model);
   lower_transposes(model.graph);
+  for (NodeId id = 0; id < model.graph.node_slots(); ++id) {
+    const Node& node = model.graph.node(id);
+    for (const Body& body : node.bodies) lower_body(model, node, body);
+  }
 }
 
 }  // namespace compress::runtime

@@ -12,6 +12,7 @@ PassResult fold_constants(Model& model, PassContext& context);
 PassResult eliminate_identity(Model& model, PassContext& context);
 PassResult fuse_pad(Model& model, PassContext& context);
 PassResult fuse_batch_norm(Model& model, PassContext& context);
+PassResult capture_invariants(Model& model, PassContext& context);
 PassResult deduplicate_constants(Model& model, PassContext& context);
 PassResult eliminate_dead(Model& model, PassContext& context);
 

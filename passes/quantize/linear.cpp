@@ -31,24 +31,6 @@ Tensor transposed(const Tensor& tensor) {
   return out;
 }
 
-// Readers of the constant outside the set; through a Transpose its readers count.
-std::string outside_reader(const Graph& graph, ValueId weight, const std::set<NodeId>& inside) {
-  if (graph.is_output(weight)) return "is a graph output";
-  for (const Use& use : graph.uses(weight)) {
-    const Node& node = graph.node(use.node);
-    if (inside.count(use.node) > 0) continue;
-    if (node.is("Transpose") && !graph.is_output(node.outputs[0])) {
-      const auto uses = graph.uses(node.outputs[0]);
-      if (std::all_of(uses.begin(), uses.end(),
-                      [&](const Use& row) { return inside.count(row.node) > 0; })) {
-        continue;
-      }
-    }
-    return fmt::format("is also read by {} '{}', which stays", node.op_type, node.name);
-  }
-  return "";
-}
-
 // Why an operator that holds weights is not for dynamic and weight-only; "" for others.
 std::string unfit_operator(const Node& node) {
   if (node.is("Conv") || node.is("ConvTranspose")) {
@@ -145,7 +127,6 @@ Candidates find_candidates(QuantJob& job) {
       if (std::string reason = unfit_operator(node); !reason.empty()) {
         if (!job.selection.names_op(node.op_type)) job.skip(id, std::move(reason));
       }
-      if (!node.bodies.empty()) job.skip(id, "what stands in its bodies is left as it is");
       continue;
     }
     if (!job.selection.wants_op(node.op_type, true)) {
@@ -167,19 +148,6 @@ Candidates find_candidates(QuantJob& job) {
     } else {
       found.tables.push_back(table);
     }
-  }
-  // A constant that stays for another reader would stand in the file twice.
-  bool shrunk = true;
-  while (shrunk) {
-    std::set<NodeId> inside;
-    for (const Linear& row : found.linears) inside.insert(row.node);
-    for (const Table& row : found.tables) inside.insert(row.node);
-    const auto leaves = [&](const auto& row) {
-      const std::string reason = outside_reader(graph, row.weight, inside);
-      if (!reason.empty()) job.skip(row.node, "its constant " + reason);
-      return !reason.empty();
-    };
-    shrunk = std::erase_if(found.linears, leaves) + std::erase_if(found.tables, leaves) > 0;
   }
   return found;
 }

@@ -1,6 +1,7 @@
 // Products with constant matrices and embedding tables: what dynamic and weight-only quantize.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -50,9 +51,14 @@ struct Candidates {
   std::vector<Table> tables;
 };
 
-// Products and embeddings that the selection allows and whose constants nothing else reads; reasons
-// for the others go to the job. Convolutions and recurrent nodes are listed as skipped.
+// Products and embeddings that the selection allows; reasons for the others go to the job.
+// Convolutions are listed as skipped.
 Candidates find_candidates(QuantJob& job);
+
+// Runs a mode on the candidates of the model and of the bodies of its nodes, where constants that
+// bodies capture count as theirs. Left out are those whose constant something else reads as well:
+// it would stand in the file twice.
+void for_each_scope(QuantJob& job, const std::function<void(QuantJob&, Candidates)>& run);
 
 // Replaces a node by one of the same (single) output; the value keeps its name. Returns the new
 // node.

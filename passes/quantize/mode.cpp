@@ -1,5 +1,7 @@
 // Which mode suits a model, and the defaults that depend on it.
+#include <algorithm>
 #include <charconv>
+#include <functional>
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
@@ -17,6 +19,7 @@ struct Census {
   int64_t product = 0;
   int64_t table = 0;
   int64_t recurrent = 0;
+  int64_t in_bodies = 0;  // products of If, Loop and Scan
   int attention = 0;      // products of two activations, or fused attention
   std::string quantized;  // a node that works on integers already
   std::string half;       // a weight in half precision
@@ -30,6 +33,41 @@ bool is_quantized_op(const Node& node) {
     if (node.op_type == op) return true;
   }
   return false;
+}
+
+// It would stay in float for its reader there, so static quantization does not count with it.
+bool is_captured(const Graph& graph, ValueId id) {
+  const auto uses = graph.uses(id);
+  return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+    return static_cast<size_t>(use.slot) >= graph.node(use.node).inputs.size();
+  });
+}
+
+// `constant`: what a value of the graph is, nullptr for none.
+void count_bodies(const Graph& graph, const std::function<const Tensor*(ValueId)>& constant,
+                  Census& out) {
+  for (const NodeId id : graph.order()) {
+    for (const Body& body : graph.node(id).bodies) {
+      const Graph& inner = *body.graph;
+      const auto inner_constant = [&](ValueId value) -> const Tensor* {
+        if (inner.value(value).is_constant()) return &inner.value(value).constant;
+        for (const Body::Capture& capture : body.captures) {
+          if (capture.inner == value) return constant(capture.outer);
+        }
+        return nullptr;
+      };
+      for (const NodeId read : inner.order()) {
+        const Node& node = inner.node(read);
+        if (is_quantized_op(node) && out.quantized.empty()) {
+          out.quantized = fmt::format("{} '{}'", node.op_type, node.name);
+        }
+        if ((!node.is("MatMul") && !node.is("Gemm")) || operand(node, 1) == kNoValue) continue;
+        const Tensor* weight = inner_constant(node.inputs[1]);
+        if (weight != nullptr && is_float(weight->dtype())) out.in_bodies += weight->count();
+      }
+      count_bodies(inner, inner_constant, out);
+    }
+  }
 }
 
 Census take_census(const Model& model) {
@@ -58,8 +96,11 @@ Census take_census(const Model& model) {
     const Tensor* weight = graph.constant_input(node, is_table ? 0 : 1);
     if (weight == nullptr || !is_float(weight->dtype())) continue;
     if (is_half(weight->dtype()) && out.half.empty()) out.half = node.name;
+    if (is_product && is_captured(graph, node.inputs[1])) continue;
     (is_conv ? out.conv : is_product ? out.product : out.table) += weight->count();
   }
+  count_bodies(
+      graph, [&](ValueId id) { return constant_of(model, id); }, out);
   return out;
 }
 
@@ -121,8 +162,12 @@ ModeChoice choose_mode(const Model& model, const Options& options, bool has_data
     }
     return {QuantMode::weight_only, "a transformer without calibration data"};
   }
-  if (has_data && census.recurrent > census.conv + census.product + census.table) {
-    return {QuantMode::dynamic, "mostly LSTM, whose integer kernels take ranges at run time"};
+  if (has_data &&
+      census.recurrent + census.in_bodies > census.conv + census.product + census.table) {
+    return {QuantMode::dynamic,
+            census.recurrent > census.in_bodies
+                ? "mostly LSTM, whose integer kernels take ranges at run time"
+                : "mostly products in bodies of loops, whose ranges are taken at run time"};
   }
   if (has_data) return {QuantMode::static_, "convolutions or dense layers, with calibration data"};
   return {QuantMode::weight_only,

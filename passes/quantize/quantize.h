@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -80,6 +81,9 @@ struct QuantJob {
   // Tables stored in 8 bits: the float constant, then its integers, scale and zero point.
   std::map<ValueId, std::array<ValueId, 3>> tables = {};
   StaticTrace trace = {};
+  // Of a selection, what depends on the graph (node names of --override); empty: nothing.
+  std::function<void(Selection&, const Graph&)> restrict = {};
+  bool in_body = false;  // samples show no values there
 
   void skip(NodeId node, std::string reason) {
     result.skipped.push_back({model.graph.node(node).name, std::move(reason)});

@@ -20,8 +20,7 @@ class DynamicQuantizer {
         dtype_(weight_dtype(job.options, QuantMode::dynamic)),
         granularity_(granularity_of(job.options, QuantMode::dynamic)) {}
 
-  void run() {
-    Candidates found = find_candidates(job_);
+  void run(Candidates found) {
     for (Linear& linear : found.linears) {
       refresh(graph_, linear);
       in_context([&] { return fmt::format("while quantizing {}", name_of(linear.node)); },
@@ -198,6 +197,10 @@ class DynamicQuantizer {
 
 }  // namespace
 
-void quantize_dynamic(QuantJob& job) { DynamicQuantizer(job).run(); }
+void quantize_dynamic(QuantJob& job) {
+  for_each_scope(job, [](QuantJob& scope, Candidates found) {
+    DynamicQuantizer(scope).run(std::move(found));
+  });
+}
 
 }  // namespace compress

@@ -137,13 +137,19 @@ PassResult quantize_model(Model& model, PassContext& context) {
     const Options options(find_step("quantize").options, json);
     QuantJob part{model, options, context.statistics, Selection(options)};
     part.samples = context.samples;
-    restrict_to(part.selection, graph, overrides, precision->text);
+    part.restrict = [&overrides, precision](Selection& selection, const Graph& scope) {
+      restrict_to(selection, scope, overrides, precision->text);
+    };
+    part.restrict(part.selection, graph);
     run_mode(part, precision->mode, context.has_data);
     part.result.skipped.clear();  // all that other precisions took
     take_results(part, job);
   }
   if (!by_default) {
-    restrict_to(job.selection, graph, overrides, "");
+    job.restrict = [&overrides](Selection& selection, const Graph& scope) {
+      restrict_to(selection, scope, overrides, "");
+    };
+    job.restrict(job.selection, graph);
     run_mode(job, choice.mode, context.has_data);
   }
   job.result.changed = job.quantized > 0;

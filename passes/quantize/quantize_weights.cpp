@@ -35,9 +35,11 @@ class WeightQuantizer {
         bits_(weight_bits(job.options, QuantMode::weight_only)),
         algorithm_(job.options.text("algorithm")),
         qdq_((job.options.has("format") && job.options.text("format") == "qdq") ||
-             granularity_.kind != Granularity::block) {}
+             granularity_.kind != Granularity::block) {
+    if (job.in_body && (algorithm_ == "gptq" || algorithm_ == "awq")) algorithm_ = "hqq";
+  }
 
-  void run() {
+  void run(Candidates found) {
     if (granularity_.kind == Granularity::tensor && (bits_ < 8 || algorithm_ != "rtn")) {
       fail(ErrorCode::usage, "--granularity tensor is for --weights int8 and --algorithm rtn");
     }
@@ -45,7 +47,6 @@ class WeightQuantizer {
       fail(ErrorCode::usage, "--weights {} is for blocks of MatMulNBits: --format nbits",
            info(dtype_).name);
     }
-    Candidates found = find_candidates(job_);
     if (algorithm_ == "awq") prepare_awq(found.linears);
     for (Linear& linear : found.linears) {
       refresh(graph_, linear);
@@ -405,6 +406,9 @@ class WeightQuantizer {
 
 }  // namespace
 
-void quantize_weights(QuantJob& job) { WeightQuantizer(job).run(); }
+void quantize_weights(QuantJob& job) {
+  for_each_scope(
+      job, [](QuantJob& scope, Candidates found) { WeightQuantizer(scope).run(std::move(found)); });
+}
 
 }  // namespace compress

@@ -47,6 +47,7 @@ class Planner {
 
   StaticPlan run() {
     for (const NodeId id : graph_.order()) consider(id);
+    leave_shared_weights();
     const auto values = static_cast<size_t>(graph_.value_slots());
     integer_uses_.assign(values, 0);
     maker_.assign(values, -1);
@@ -93,7 +94,11 @@ class Planner {
   void consider(NodeId id) {
     const Node& node = graph_.node(id);
     if (node.is("Conv") || node.is("Gemm") || node.is("MatMul")) return consider_weights(id);
-    if (!node.bodies.empty()) return skip(id, "what stands in its bodies is left as it is");
+    if (!node.bodies.empty()) {
+      return skip(id,
+                  "static quantization has no statistics of what stands in its bodies; --mode "
+                  "dynamic and weight-only quantize products there");
+    }
     const bool table = node.is("Gather") && graph_.constant_input(node, 0) != nullptr;
     if (table) return consider_table(id);
     if (!target_.quantizes_outputs) return consider_inputs(id);
@@ -227,6 +232,31 @@ class Planner {
     if (reason.empty() && linear.transpose != kNoNode)
       reason = "its weights are transposed at run time";
     return reason;
+  }
+
+  // Weights that something else reads as float would stand in the file twice.
+  void leave_shared_weights() {
+    bool shrunk = true;
+    while (shrunk) {
+      std::set<NodeId> inside;
+      for (const Unit& unit : all_) {
+        if (unit.has_weights) inside.insert(unit.node);
+      }
+      shrunk = std::erase_if(all_, [&](const Unit& unit) {
+                 const Node* reader = unit.has_weights ? other_reader(unit.node, inside) : nullptr;
+                 if (reader == nullptr) return false;
+                 skip(unit.node, fmt::format("its weights are also read by {} '{}', which stays",
+                                             reader->op_type, reader->name));
+                 return true;
+               }) > 0;
+    }
+  }
+
+  const Node* other_reader(NodeId id, const std::set<NodeId>& inside) const {
+    for (const Use& use : graph_.uses(graph_.node(id).inputs[1])) {
+      if (use.slot != 1 || inside.count(use.node) == 0) return &graph_.node(use.node);
+    }
+    return nullptr;
   }
 
   void consider_table(NodeId id) {
