@@ -32,6 +32,8 @@ constexpr PassDef kPasses[] = {
     {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
      distill_model},
     {"train_model", "train", "trains the weights from scratch", train_model},
+    {"widen_half", "quantize", "computes in float32 what is in half precision and gets quantized",
+     widen_half},
     {"raise_opset", "quantize", "lifts the opset where quantized operators need it", raise_opset},
     {"fold_constants", "quantize", "computes what lifting the opset left constant", fold_constants,
      true},

@@ -35,7 +35,9 @@ void lower_nbits(Graph& graph, NodeId id) {
   const bool sizes = (bits == 4 || bits == 8) && block >= 16 && block <= 256 &&
                      (block & (block - 1)) == 0 && node.int_or("K", 0) > 0 &&
                      node.int_or("N", 0) > 0;
-  if (!sizes || has(node, 4) || graph.value(node.inputs[0]).type.dtype != DType::float32) return;
+  // The scales below have the type of the input, where that is not known (in bodies).
+  const DType dtype = graph.value(node.inputs[0]).type.dtype;
+  if (!sizes || has(node, 4) || (dtype != DType::float32 && dtype != DType::undefined)) return;
   const int64_t blocks = (node.int_or("K", 0) + block - 1) / block;
   const int64_t n = node.int_or("N", 0);
   const Tensor* data = constant_of(graph, node, 1, DType::uint8);

@@ -22,7 +22,7 @@ struct Census {
   int64_t in_bodies = 0;  // products of If, Loop and Scan
   int attention = 0;      // products of two activations, or fused attention
   std::string quantized;  // a node that works on integers already
-  std::string half;       // a weight in half precision
+  bool has_half = false;  // a weight in half precision
 };
 
 bool is_quantized_op(const Node& node) {
@@ -95,7 +95,7 @@ Census take_census(const Model& model) {
     if (!is_conv && !is_product && !is_table) continue;
     const Tensor* weight = graph.constant_input(node, is_table ? 0 : 1);
     if (weight == nullptr || !is_float(weight->dtype())) continue;
-    if (is_half(weight->dtype()) && out.half.empty()) out.half = node.name;
+    out.has_half = out.has_half || is_half(weight->dtype());
     if (is_product && is_captured(graph, node.inputs[1])) continue;
     (is_conv ? out.conv : is_product ? out.product : out.table) += weight->count();
   }
@@ -110,6 +110,8 @@ bool is_transformer(const Model& model) {
   const Census census = take_census(model);
   return census.attention > 0 && census.product + census.table > census.conv;
 }
+
+bool has_half_weights(const Model& model) { return take_census(model).has_half; }
 
 std::string_view mode_name(QuantMode mode) {
   switch (mode) {
@@ -138,15 +140,7 @@ ModeChoice choose_mode(const Model& model, const Options& options, bool has_data
     const QuantMode asked = mode == "static"    ? QuantMode::static_
                             : mode == "dynamic" ? QuantMode::dynamic
                                                 : QuantMode::weight_only;
-    if (!census.half.empty() && asked != QuantMode::weight_only) {
-      return {QuantMode::none, "half-precision weights ('" + census.half +
-                                   "'): integer kernels want float32 around them"};
-    }
     return {asked, "asked for"};
-  }
-  if (!census.half.empty()) {
-    return {QuantMode::none, "half-precision weights ('" + census.half +
-                                 "'): integer kernels want float32 around them"};
   }
   if (!target_of(options).has_integer_kernels) {
     if (is_transformer(model)) {

@@ -16,6 +16,8 @@ namespace compress {
 
 // --- Passes --------------------------------------------------------------------------------------
 
+// float32 in place of half precision, where the mode wants float32 around its integers.
+PassResult widen_half(Model& model, PassContext& context);
 // Lifts the opset where the chosen form of quantization needs a newer one.
 PassResult raise_opset(Model& model, PassContext& context);
 PassResult quantize_model(Model& model, PassContext& context);
@@ -37,6 +39,8 @@ struct ModeChoice {
 // --mode, or without it what suits the model and the data at hand.
 ModeChoice choose_mode(const Model& model, const Options& options, bool has_data);
 std::string_view mode_name(QuantMode mode);
+// Weights of products, convolutions or embeddings in float16 or bfloat16.
+bool has_half_weights(const Model& model);
 // More weight in MatMul than in Conv, and products of two activations or attention.
 bool is_transformer(const Model& model);
 

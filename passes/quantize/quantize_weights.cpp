@@ -59,7 +59,9 @@ class WeightQuantizer {
                  [&] { bits_ < 8 ? gather_blocks(table) : gather_bytes(table); });
     }
     quantize_recurrent(job_, QuantMode::weight_only);
-    if (job_.selection.names_op("Conv")) dequantize_convolutions();
+    for (const char* op : {"Conv", "ConvTranspose"}) {
+      if (job_.selection.names_op(op)) dequantize_convolutions(op);
+    }
   }
 
  private:
@@ -314,11 +316,12 @@ class WeightQuantizer {
   }
 
   // A float32 DequantizeLinear over int8 channels, run at every inference: smaller, not faster.
-  void dequantize_convolutions() {
+  // Groups of a ConvTranspose share the scales of its output channels.
+  void dequantize_convolutions(std::string_view op) {
     const std::vector<NodeId> order = graph_.order();
     for (const NodeId id : order) {
       const Node& node = graph_.node(id);
-      if (!node.is("Conv")) continue;
+      if (!node.is(op)) continue;
       if (std::string reason = job_.selection.refusal(node); !reason.empty()) {
         job_.skip(id, std::move(reason));
         continue;
@@ -330,11 +333,16 @@ class WeightQuantizer {
         continue;
       }
       const Tensor kept = *weight;
-      const int64_t channels = kept.shape()[0];
+      const int axis = op == "Conv" ? 0 : 1;
+      if (kept.shape().rank() < 3) {
+        job_.skip(id, "weights that are no kernels");
+        continue;
+      }
+      const int64_t channels = kept.shape()[axis];
       if (!pays(id, kept.count() * 4, kept.count() + 5 * channels, 1)) continue;
       const std::string name = graph_.value(node.inputs[1]).name;
-      const QuantParams params = weight_params(kept, DType::int8, true, 0);
-      add_dequantize(id, name, quantize(kept, params), params, {channels}, 0, 0);
+      const QuantParams params = weight_params(kept, DType::int8, true, axis);
+      add_dequantize(id, name, quantize(kept, params), params, {channels}, axis, 0);
       job_.result.details["warning"] =
           "convolutions with weights alone in int8 run slower than float (measured 2.7 times)";
     }

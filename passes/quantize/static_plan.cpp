@@ -104,7 +104,7 @@ class Planner {
     if (!target_.quantizes_outputs) return consider_inputs(id);
     const bool elementwise = is_elementwise_integer(node);
     if (!elementwise && !moves_values(node)) {
-      if (has_weights(node)) skip(id, "no integer kernel for " + node.op_type);
+      if (has_weights(node)) skip(id, no_kernel(node));
       return;
     }
     // In a transformer the sums between products carry outliers (measured: 5 points of accuracy).
@@ -135,7 +135,7 @@ class Planner {
                         node.inputs[0] != node.inputs[1];
     if ((!is_pool && !is_sum) || !selection_.wants_op(node.op_type, true) ||
         !selection_.refusal(node).empty()) {
-      if (has_weights(node)) skip(id, "no integer kernel for " + node.op_type);
+      if (has_weights(node)) skip(id, no_kernel(node));
       return;
     }
     Unit unit;
@@ -165,6 +165,14 @@ class Planner {
   static bool has_weights(const Node& node) {
     return node.is("ConvTranspose") || node.is("LSTM") || node.is("GRU") ||
            node.op_type == "Attention" || node.op_type == "EmbedLayerNormalization";
+  }
+
+  static std::string no_kernel(const Node& node) {
+    const bool by_weights = node.is("ConvTranspose") || node.is("LSTM") || node.is("GRU");
+    return fmt::format("no integer kernel for {}{}", node.op_type,
+                       by_weights ? "; --override NAME=weight-only/int8/channel stores its weights "
+                                    "in 8 bits"
+                                  : "");
   }
 
   bool inputs_fit(const Unit& unit) const {
