@@ -29,6 +29,7 @@ struct VerifyExtras {
   int concurrency = 0;           // clients at a time; 0: no load test unless there are batches
   std::vector<int64_t> batches;  // of the load test
   std::string profile;           // trace file
+  bool saturate = false;         // the candidate's sums of byte products, as on AVX2 without VNNI
 };
 
 // Fails (usage) where a batch was asked for that a model or the data cannot take.

@@ -86,6 +86,9 @@ int run(const Command& command) {
   if (extras.concurrency > 0 && flags.time_budget <= 0) {
     fail(ErrorCode::usage, "--concurrency measures time; leave out --time-budget 0");
   }
+  if (extras.saturate && (extras.onnxruntime || flags.no_lower)) {
+    fail(ErrorCode::usage, "--simulate-saturation is about this program's own kernels");
+  }
   const GateSet gates = read_gates(flags);
   const Model reference = read_onnx(command.reference);
   Model candidate = read_onnx(command.candidate);
@@ -93,6 +96,9 @@ int run(const Command& command) {
   if (extras.explain) name_nodes(candidate);
   JobData data = open_data(flags, reference, false);
   choose_evaluation(data, flags, false);
+  if (extras.saturate && data.evaluation == nullptr) {
+    fail(ErrorCode::usage, "--simulate-saturation compares outputs; give --data");
+  }
   check_measurable(gates, flags, data.evaluation);
   check_batches(reference, extras.batches, data, flags);
   check_batches(candidate, extras.batches, data, flags);
@@ -131,6 +137,11 @@ void add_extras(CLI::App& command, Command& state) {
   command
       .add_flag("--rules-only", extras.rules_only,
                 "with --explain: do not ask ONNX Runtime, even where Python has it")
+      ->group(kGroup);
+  command
+      .add_flag("--simulate-saturation", extras.saturate,
+                "measure the candidate with 16-bit sums that saturate, as ONNX Runtime's kernels "
+                "have them on AVX2 without VNNI; slow")
       ->group(kGroup);
   command.add_option("--profile", extras.profile, "write one run of each model as a trace (.json)")
       ->group(kGroup)

@@ -1,5 +1,7 @@
 #include "compress/runtime/lower_internal.h"
 
+#include "compress/kernels/gemm_s8/saturation.h"
+
 #include <algorithm>
 #include <array>
 #include <map>
@@ -151,8 +153,9 @@ std::shared_ptr<const void> shared_packing(const Tensor& source, const std::stri
   };
   static std::mutex guard;
   static std::map<std::pair<const void*, std::string>, std::weak_ptr<Entry>> entries;
-  const std::pair<const void*, std::string> name{source.identity(),
-                                                 key + source.shape().to_string()};
+  const std::pair<const void*, std::string> name{
+      source.identity(),
+      (kernels::simulates_saturation() ? "~" : "") + key + source.shape().to_string()};
   const std::lock_guard lock(guard);
   std::shared_ptr<Entry> entry = entries[name].lock();
   if (!entry) {

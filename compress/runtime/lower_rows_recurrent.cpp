@@ -288,7 +288,7 @@ IntegerWeights pack_columns(const Tensor& weights, const Tensor& scales, const T
       source.zero_point = static_cast<const uint8_t*>(zero.view().data) +
                           d * (source.zero_point_per_column ? r.gates() : 1);
     }
-    return kernels::pack_gemm_s8(source);
+    return kernels::pack_gemm_s8_for(source, 1);
   });
   const TensorData data = scales.read();
   const bool one = scales.count() == r.directions;

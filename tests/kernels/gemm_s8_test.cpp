@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "compress/core/parallel.h"
+#include "compress/kernels/gemm_s8/saturation.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace compress::kernels {
@@ -246,4 +247,67 @@ TEST_CASE("gemm_s8: empty sizes") {
 }
 
 }  // namespace
+
+TEST_CASE("saturating pairs: their definition, and exact where weights leave a bit unused",
+          "[gemm_s8]") {
+  Random random(11);
+  for (const bool a_signed : {false, true}) {
+    for (const int64_t k : {1, 2, 7, 64}) {
+      for (const int most : {127, 64}) {  // a pair of 64 by 255 is 32,640
+        const int64_t m = 5, n = 19;
+        CAPTURE(a_signed, k, most);
+        const std::vector<uint8_t> a = random.bytes(m * k);
+        std::vector<int8_t> b;
+        for (int64_t i = 0; i < k * n; ++i) {
+          b.push_back(static_cast<int8_t>(random.integer(-most, most)));
+        }
+        const int32_t a_zero = 3;
+        const GemmS8Weights weights{b.data(), true, false, k, n, n};
+        const auto product = [&](const PackedGemmS8& packed) {
+          std::vector<int32_t> out(static_cast<size_t>(m * n));
+          GemmS8Args args;
+          args.m = m;
+          args.a = a.data();
+          args.lda = k;
+          args.a_signed = a_signed;
+          args.a_zero_point = a_zero;
+          args.out = out.data();
+          args.ldc = n;
+          args.epilogue.output = S8Output::int32;
+          Workspace workspace(gemm_s8_workspace_bytes(packed, m));
+          args.workspace = workspace.get();
+          gemm_s8(packed, args);
+          return out;
+        };
+        std::vector<int32_t> expected;
+        for (int64_t row = 0; row < m; ++row) {
+          for (int64_t column = 0; column < n; ++column) {
+            int32_t sum = 0;
+            for (int64_t i = 0; i < k; i += 2) {
+              int32_t pair = 0;
+              for (int64_t j = i; j < std::min(i + 2, k); ++j) {
+                const int32_t value = byte_value(a[row * k + j], a_signed) + (a_signed ? 128 : 0);
+                pair += value * b[j * n + column];
+              }
+              sum += std::clamp(pair, -32768, 32767);
+            }
+            for (int64_t i = 0; i < k; ++i) {
+              sum -= (a_zero + (a_signed ? 128 : 0)) * b[i * n + column];
+            }
+            expected.push_back(sum);
+          }
+        }
+        const auto chosen = [&] {
+          const SaturationScope scope;
+          return pack_gemm_s8_for(weights, m);
+        }();
+        const std::vector<int32_t> exact = product(pack_gemm_s8_for(weights, m));
+        CHECK(product(chosen) == expected);
+        if (most == 64) CHECK(expected == exact);
+        if (most == 127 && k == 64) CHECK(expected != exact);
+      }
+    }
+  }
+}
+
 }  // namespace compress::kernels

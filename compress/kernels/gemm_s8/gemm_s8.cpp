@@ -2,6 +2,7 @@
 
 #include "compress/kernels/gemm_s8/gemm_s8_driver.h"
 #include "compress/kernels/gemm_s8/gemm_s8_pairs.h"
+#include "compress/kernels/gemm_s8/saturation.h"
 #include "compress/kernels/s8_finish.h"
 
 namespace compress::kernels {
@@ -91,6 +92,7 @@ PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kern
 bool prefers_pairs(int64_t rows) noexcept { return rows >= kS8TileRows; }
 
 PackedGemmS8 pack_gemm_s8_for(const GemmS8Weights& weights, int64_t rows) {
+  if (simulates_saturation() && weights.is_signed) return pack_gemm_s8(weights, kGemmS8Saturating);
   const GemmS8Kernel& best = best_gemm_s8();
   const bool large = weights.k >= kPairsLeastK && weights.n >= kPairsLeastN;
   if (best.pairs != nullptr && prefers_pairs(rows) && large) {

@@ -83,6 +83,7 @@ struct GemmS8Kernel {
 };
 
 extern const GemmS8Kernel kGemmS8Ref;
+extern const GemmS8Kernel kGemmS8Saturating;  // not exact: saturation.h
 extern const GemmS8Kernel kGemmS8Avx2;
 extern const GemmS8Kernel kGemmS8PairsAvx2;
 extern const GemmS8Kernel kGemmS8Avx512Vnni;

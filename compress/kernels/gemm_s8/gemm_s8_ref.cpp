@@ -57,8 +57,39 @@ void block(const GemmS8Block& p) noexcept {
   }
 }
 
+// Groups of two: what they add up to is held to 16 bits, as vpmaddubsw does.
+void block_of_pairs(const GemmS8Block& p) noexcept {
+  for (int64_t first = 0; first < p.columns; first += kS8PanelColumns) {
+    const int8_t* panel = p.b + first / kS8PanelColumns * p.panel_bytes;
+    const int64_t width = p.columns - first < kS8PanelColumns ? p.columns - first : kS8PanelColumns;
+    for (int64_t row = 0; row < p.rows; ++row) {
+      const uint8_t* a = p.a + row * p.a_stride;
+      uint32_t sums[kS8PanelColumns] = {};
+      for (int64_t k = 0; k < p.groups; ++k) {
+        const int32_t a0 = a[2 * k], a1 = a[2 * k + 1];
+        const int8_t* b = panel + k * 2 * kS8PanelColumns;
+        for (int64_t c = 0; c < kS8PanelColumns; ++c) {
+          int32_t pair = a0 * b[2 * c] + a1 * b[2 * c + 1];
+          pair = pair < -32768 ? -32768 : pair;
+          sums[c] += static_cast<uint32_t>(pair > 32767 ? 32767 : pair);
+        }
+      }
+      for (int64_t c = 0; c < width; ++c) {
+        const int64_t column = first + c;
+        uint32_t sum = static_cast<uint32_t>(p.finish.offset[column]) + sums[c];
+        if (p.b_zero != nullptr) {
+          sum -= static_cast<uint32_t>(p.b_zero[column]) * static_cast<uint32_t>(p.row_sum[row]);
+        }
+        store(p, sum, row, column);
+      }
+    }
+  }
+}
+
 }  // namespace
 
+const GemmS8Kernel kGemmS8Saturating = {"gemm_s8_saturating", Isa::ref, 2,      1, pack_rows,
+                                        block_of_pairs,       nullptr,  nullptr};
 const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block, nullptr, nullptr};
 
 }  // namespace compress::kernels
