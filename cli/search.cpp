@@ -338,8 +338,23 @@ class SearchRun {
     const Model written = read_onnx(flags_.output);
     report.candidate = summarize(written, flags_.output);
     verify_models(input_, written, data_, flags_, progress_, report);
+    note_speed(report);
     report.seconds = seconds() - earlier_seconds_;
     return finish(report, gates_, flags_);
+  }
+
+  // Whoever asked for the smallest file hears what it costs.
+  void note_speed(Report& report) const {
+    if (settings_.minimize != Minimize::size || report.speed.empty()) return;
+    const Benchmark& times = report.speed[0].benchmark;
+    const double ratio = times.candidate.median_ms / times.reference.median_ms;
+    constexpr double kNoticeable = 1.2;
+    if (ratio > kNoticeable) {
+      report.notes.push_back(
+          fmt::format("size alone was minimised: a run takes {:.1f} times as long as the float "
+                      "model's; --minimize latency looks for a fast one",
+                      ratio));
+    }
   }
 
   SearchReport search_report(const SearchResult& result) const {
@@ -354,12 +369,8 @@ class SearchRun {
     out.held_out_looks = result.held_out_looks;
     out.out_of_time = result.out_of_time;
     out.seconds = seconds();
-    for (size_t i = 0; i < result.trials.size(); ++i) {
-      const SearchTrial& trial = result.trials[i];
-      out.points.push_back({trial.label, trial.options, trial.single, trial.bytes, trial.latency,
-                            trial.drop, trial.damage, trial.agreement, trial.holds, trial.on_front,
-                            static_cast<int64_t>(i) == result.chosen, trial.failure});
-    }
+    out.points = result.trials;
+    if (result.chosen >= 0) out.points[static_cast<size_t>(result.chosen)].chosen = true;
     return out;
   }
 

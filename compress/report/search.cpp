@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <type_traits>
+#include <variant>
 
 #include "compress/error.h"
 #include "compress/report/report.h"
@@ -139,21 +141,81 @@ std::string search_summary(const SearchReport& report) {
 
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
+template <class Row>
+struct Field {
+  const char* name;
+  std::variant<std::string Row::*, Json Row::*, bool Row::*, int64_t Row::*, uint64_t Row::*,
+               double Row::*>
+      member;
+};
+
+constexpr Field<SensitivityRow> kSensitivityFields[] = {
+    {"node", &SensitivityRow::node},
+    {"op", &SensitivityRow::op},
+    {"precision", &SensitivityRow::precision},
+    {"weights", &SensitivityRow::weights},
+    {"bytes_saved", &SensitivityRow::bytes_saved},
+    {"damage", &SensitivityRow::damage},
+    {"sqnr_db", &SensitivityRow::sqnr_db},
+    {"agreement", &SensitivityRow::agreement},
+    {"drop", &SensitivityRow::drop},
+};
+
+constexpr Field<SearchPoint> kPointFields[] = {
+    {"label", &SearchPoint::label},           {"options", &SearchPoint::options},
+    {"single", &SearchPoint::single},         {"bytes", &SearchPoint::bytes},
+    {"latency_ratio", &SearchPoint::latency}, {"drop", &SearchPoint::drop},
+    {"damage", &SearchPoint::damage},         {"agreement", &SearchPoint::agreement},
+    {"holds", &SearchPoint::holds},           {"on_front", &SearchPoint::on_front},
+    {"chosen", &SearchPoint::chosen},         {"failure", &SearchPoint::failure},
+};
+
+template <class Row, size_t N>
+Json write_fields(const Row& row, const Field<Row> (&fields)[N]) {
+  Json out = Json::object();
+  for (const Field<Row>& field : fields) {
+    out[field.name] = std::visit(
+        [&](auto member) -> Json {
+          using T = std::decay_t<decltype(row.*member)>;
+          if constexpr (std::is_same_v<T, double>) return finite(row.*member);
+          return row.*member;
+        },
+        field.member);
+  }
+  return out;
+}
+
+template <class Row, size_t N>
+Row read_fields(const Json& json, const Field<Row> (&fields)[N]) {
+  Row row;
+  for (const Field<Row>& field : fields) {
+    const Json& value = json.at(field.name);
+    std::visit(
+        [&](auto member) {
+          using T = std::decay_t<decltype(row.*member)>;
+          if constexpr (std::is_same_v<T, Json>) {
+            row.*member = value;
+          } else if constexpr (std::is_same_v<T, double>) {
+            row.*member = value.is_null() ? HUGE_VAL : value.template get<double>();
+          } else {
+            row.*member = value.template get<T>();
+          }
+        },
+        field.member);
+  }
+  return row;
+}
+
 }  // namespace
+
+Json to_json(const SensitivityRow& row) { return write_fields(row, kSensitivityFields); }
+Json to_json(const SearchPoint& point) { return write_fields(point, kPointFields); }
+SensitivityRow sensitivity_row(const Json& json) { return read_fields(json, kSensitivityFields); }
+SearchPoint search_point(const Json& json) { return read_fields(json, kPointFields); }
 
 Json sensitivity_json(const SensitivityReport& report) {
   Json rows = Json::array();
-  for (const SensitivityRow& row : report.rows) {
-    rows.push_back({{"node", row.node},
-                    {"op", row.op},
-                    {"precision", row.precision},
-                    {"weights", row.weights},
-                    {"bytes_saved", row.bytes_saved},
-                    {"damage", finite(row.damage)},
-                    {"sqnr_db", finite(row.sqnr_db)},
-                    {"agreement", finite(row.agreement)},
-                    {"drop", finite(row.drop)}});
-  }
+  for (const SensitivityRow& row : report.rows) rows.push_back(to_json(row));
   return {{"damage", report.damage},
           {"metric", report.metric},
           {"samples", report.samples},
@@ -163,18 +225,9 @@ Json sensitivity_json(const SensitivityReport& report) {
 Json search_json(const SearchReport& report) {
   Json points = Json::array();
   for (const SearchPoint& point : report.points) {
-    Json row = {{"label", point.label},
-                {"options", point.options},
-                {"single", point.single},
-                {"bytes", point.bytes},
-                {"drop", finite(point.drop)},
-                {"damage", finite(point.damage)},
-                {"agreement", finite(point.agreement)},
-                {"holds", point.holds},
-                {"on_front", point.on_front},
-                {"chosen", point.chosen}};
-    if (point.latency > 0) row["latency_ratio"] = point.latency;
-    if (!point.failure.empty()) row["failure"] = point.failure;
+    Json row = to_json(point);
+    if (point.latency <= 0) row.erase("latency_ratio");
+    if (point.failure.empty()) row.erase("failure");
     points.push_back(std::move(row));
   }
   return {{"metric", report.metric},

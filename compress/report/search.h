@@ -16,19 +16,20 @@ struct SensitivityReport {
   std::vector<SensitivityRow> rows;
 };
 
+// One setting that a search tried.
 struct SearchPoint {
   std::string label;
-  Json options = Json::object();
-  bool single = false;
+  Json options = Json::object();  // of quantize
+  bool single = false;            // one setting for the whole model
   uint64_t bytes = 0;
   double latency = 0;  // over the reference's; 0: not measured
   double drop = 0;
   double damage = 0;
   double agreement = 0;
   bool holds = false;
-  bool on_front = false;
+  bool on_front = false;  // no other is smaller and loses less
   bool chosen = false;
-  std::string failure;
+  std::string failure = "";  // why it could not be built or run
 };
 
 struct SearchReport {
@@ -44,6 +45,14 @@ struct SearchReport {
   double seconds = 0;  // earlier runs of the same search included
   std::vector<SearchPoint> points;
 };
+
+// One row as JSON, by one table of fields each; numbers that are none are null. Read back they are
+// what they were, except that those are infinite. Fail (invalid_model, by the JSON library) where a
+// field is missing.
+Json to_json(const SensitivityRow& row);
+Json to_json(const SearchPoint& point);
+SensitivityRow sensitivity_row(const Json& json);
+SearchPoint search_point(const Json& json);
 
 Json sensitivity_json(const SensitivityReport& report);
 Json search_json(const SearchReport& report);

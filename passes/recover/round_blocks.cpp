@@ -15,12 +15,25 @@ namespace {
 
 // --- One block ----------------------------------------------------------------------------------
 
-// The scale and zero point that let `part` of the range of the values through.
-ScaleZeroPoint scale_of(std::span<const float> values, double part, bool flip,
-                        const BlockFormat& format) {
-  const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  const double low = part * std::min(0.0, double{*least});
-  const double high = part * std::max(0.0, double{*most});
+// The range of the values and 0.
+struct Reach {
+  double low;
+  double high;
+};
+
+Reach reach_of(std::span<const float> values) {
+  float low = 0, high = 0;
+  for (const float v : values) {
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+  }
+  return {double{low}, double{high}};
+}
+
+// The scale and zero point that let `part` of the range through.
+ScaleZeroPoint scale_of(Reach reach, double part, bool flip, const BlockFormat& format) {
+  const double low = part * reach.low;
+  const double high = part * reach.high;
   const IntegerRange range = format.range();
   if (format.symmetric()) {
     // Of fewer than 8 bits the lowest integer has no counterpart; it goes to the extreme, by the
@@ -70,14 +83,15 @@ float loss(std::span<const float> values, std::span<const float> weights, ScaleZ
 // bits much may be cut off.
 ScaleZeroPoint search_scale(std::span<const float> values, std::span<const float> weights,
                             const BlockFormat& format) {
-  ScaleZeroPoint best = scale_of(values, 1, false, format);
+  const Reach reach = reach_of(values);
+  ScaleZeroPoint best = scale_of(reach, 1, false, format);
   float least = loss(values, weights, best, format.range());
   constexpr int kSteps = 50, kMost = 52, kLeast = 20, kCoarse = 4;
   const bool flips = format.symmetric() && format.bits < 8 && !format.positive;
   int nearest = kSteps;
   bool flipped = false;
   const auto consider = [&](int step, bool flip) {
-    const ScaleZeroPoint q = scale_of(values, static_cast<double>(step) / kSteps, flip, format);
+    const ScaleZeroPoint q = scale_of(reach, static_cast<double>(step) / kSteps, flip, format);
     const float lost = loss(values, weights, q, format.range());
     if (lost < least) least = lost, best = q, nearest = step, flipped = flip;
   };
@@ -109,12 +123,13 @@ ScaleZeroPoint solve_half_quadratic(std::span<const float> values, const BlockFo
     }
     return sum;
   };
-  const ScaleZeroPoint whole = scale_of(values, 1, false, format);
+  const Reach reach = reach_of(values);
+  const ScaleZeroPoint whole = scale_of(reach, 1, false, format);
   const double unit = std::fabs(double{whole.scale});
   ScaleZeroPoint best = whole;
   double least = lost_of(best);
   for (const double part : {1.0, 0.9, 0.8, 0.7}) {
-    ScaleZeroPoint q = scale_of(values, part, false, format);
+    ScaleZeroPoint q = scale_of(reach, part, false, format);
     for (int i = 0; i < kIterations; ++i, beta *= kGrowth) {
       double zeros = 0, across = 0, squares = 0;
       for (const float v : values) {
@@ -318,7 +333,7 @@ IntegerRange BlockFormat::range() const {
 
 RoundedBlocks nearest_blocks(const Tensor& rows, const BlockFormat& format) {
   return round_with(rows, format, [&](std::span<const float> values, int64_t) {
-    return scale_of(values, 1, false, format);
+    return scale_of(reach_of(values), 1, false, format);
   });
 }
 

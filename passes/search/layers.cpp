@@ -43,7 +43,7 @@ std::vector<std::string> ladder_of(const Node& node, bool transformer, int64_t k
   if (node.is("Gather")) {
     out = {"weight-only/int4/block:256", "weight-only/int4/block:32", "weight-only/int8/tensor"};
   } else if (node.is("Conv")) {
-    out = {"static/int4/channel", "static/int8/channel", "static/int8/channel/uint16"};
+    out = {"static/int4/channel", "static/int8/channel", "weight-only/int8/channel"};
   } else {
     out = product_ladder();
     if (!transformer) {
@@ -97,8 +97,9 @@ int64_t bytes_in(const std::string& precision, int64_t weights) {
   } else if (bits < 16) {
     bytes += weights / 32;  // scales of channels
   }
-  // As many bytes, but most runtimes compute such a layer in float: it has to prevent more harm.
-  if (row.activations.ends_with("16")) bytes += bytes / 8;
+  // As many bytes, but such a layer is computed in float: it has to prevent more harm.
+  const bool by_weights = row.mode == QuantMode::weight_only && row.granularity == "channel";
+  if (row.activations.ends_with("16") || by_weights) bytes += bytes / 8;
   return bytes;
 }
 

@@ -15,28 +15,6 @@ constexpr int kHeldOutLooks = 5;    // candidates that the held-out half may tur
 constexpr size_t kFewSamples = 64;  // damages of single layers settle early
 constexpr int kTries = 12;          // of narrowing single layers again, once the path was walked
 
-Json to_json(const SearchTrial& trial) {
-  return {{"label", trial.label},   {"options", trial.options},     {"single", trial.single},
-          {"bytes", trial.bytes},   {"latency", trial.latency},     {"drop", trial.drop},
-          {"damage", trial.damage}, {"agreement", trial.agreement}, {"failure", trial.failure}};
-}
-
-Json to_json(const SensitivityRow& row) {
-  return {{"node", row.node},
-          {"op", row.op},
-          {"precision", row.precision},
-          {"weights", row.weights},
-          {"bytes_saved", row.bytes_saved},
-          {"damage", row.damage},
-          {"sqnr_db", row.sqnr_db},
-          {"agreement", row.agreement},
-          {"drop", row.drop}};
-}
-
-double number_of(const Json& json, const char* name) {
-  return json.at(name).is_null() ? HUGE_VAL : json.at(name).get<double>();
-}
-
 // At most `most` of the samples, evenly; those of a pair stay together.
 std::vector<int64_t> few_of(const std::vector<int64_t>& indices, bool pairs, size_t most) {
   const size_t unit = pairs ? 2 : 1;
@@ -72,20 +50,42 @@ class Search {
 
   SearchResult run() {
     for (const auto& [label, options] : singles()) {
-      if (out_of_time()) break;
+      if (!known_.contains(options.dump()) && out_of_time(longest_trial_)) break;
       try_options(label, options, true);
     }
     choose_recovery();
-    if (!out_of_time()) walk();
+    if (!result_.out_of_time) walk();
+    if (result_.out_of_time) recall_trials();
     mark_front();
     finish();
     return std::move(result_);
   }
 
  private:
-  bool out_of_time() {
-    if (hooks_.seconds() >= settings_.budget_seconds) result_.out_of_time = true;
+  // Whether what takes `next` seconds, and then the end, no longer fit into the budget.
+  bool out_of_time(double next) {
+    if (hooks_.seconds() + next + end_seconds() >= settings_.budget_seconds) {
+      result_.out_of_time = true;
+    }
     return result_.out_of_time;
+  }
+
+  // The end: candidates built anew and measured on the held-out half, the proof.
+  double end_seconds() const {
+    constexpr double kTrials = 4, kMostOfBudget = 0.3;
+    return std::min(kTrials * longest_trial_, kMostOfBudget * settings_.budget_seconds);
+  }
+
+  // What an earlier run of this search tried and this one had no time to come to.
+  void recall_trials() {
+    for (const auto& [key, trial] : known_) {
+      const bool listed =
+          std::any_of(result_.trials.begin(), result_.trials.end(),
+                      [&](const SearchTrial& row) { return row.options == trial.options; });
+      if (listed) continue;
+      result_.trials.push_back(trial);
+      result_.trials.back().holds = holds(trial);
+    }
   }
 
   // --- State ------------------------------------------------------------------------------------
@@ -93,30 +93,12 @@ class Search {
   void read_state(const Json& state) {
     if (!state.is_object()) return;
     for (const Json& row : state.at("trials")) {
-      SearchTrial trial;
-      trial.label = row.at("label");
-      trial.options = row.at("options");
-      trial.single = row.at("single");
-      trial.bytes = row.at("bytes");
-      trial.latency = number_of(row, "latency");
-      trial.drop = number_of(row, "drop");
-      trial.damage = number_of(row, "damage");
-      trial.agreement = number_of(row, "agreement");
-      trial.failure = row.at("failure");
-      known_.emplace(trial.options.dump(), trial);
+      SearchTrial trial = search_point(row);
+      known_.emplace(trial.options.dump(), std::move(trial));
     }
     for (const Json& row : state.at("sensitivity")) {
-      SensitivityRow known;
-      known.node = row.at("node");
-      known.op = row.at("op");
-      known.precision = row.at("precision");
-      known.weights = row.at("weights");
-      known.bytes_saved = row.at("bytes_saved");
-      known.damage = number_of(row, "damage");
-      known.sqnr_db = number_of(row, "sqnr_db");
-      known.agreement = number_of(row, "agreement");
-      known.drop = number_of(row, "drop");
-      known_rows_.emplace(known.node + "=" + known.precision, known);
+      SensitivityRow known = sensitivity_row(row);
+      known_rows_.emplace(known.node + "=" + known.precision, std::move(known));
     }
   }
 
@@ -166,9 +148,11 @@ class Search {
       trial.label = label;
       trial.options = options;
       trial.single = single;
+      const double start = hooks_.seconds();
       try {
         built = build(options);
         measure(*built, trial);
+        longest_trial_ = std::max(longest_trial_, hooks_.seconds() - start);
       } catch (const Error& error) {
         if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
         trial.failure = error.message();
@@ -184,6 +168,7 @@ class Search {
         (best_ < 0 || cost(trial) < cost(result_.trials[static_cast<size_t>(best_)]))) {
       best_ = static_cast<int64_t>(index);
       if (built) hooks_.publish(trial, built->model);
+      best_built_ = std::move(built);
     }
     return index;
   }
@@ -291,7 +276,7 @@ class Search {
     std::erase_if(layers, [&](const SearchLayer& layer) { return !may_change(layer); });
     if (layers.empty()) return;
     measure_layers(layers);
-    if (out_of_time()) return;
+    if (out_of_time(longest_trial_)) return;
     const std::vector<Rise> path = path_of(layers);
     std::vector<char> taken(path.size(), 0);
     const auto try_first = [&](size_t count) {
@@ -301,7 +286,7 @@ class Search {
     };
     // The least number of steps that holds, were the drop monotone.
     size_t low = 0, high = path.size();
-    while (low < high && !out_of_time()) {
+    while (low < high && !out_of_time(longest_trial_)) {
       const size_t middle = low + (high - low) / 2;
       if (result_.trials[try_first(middle)].holds) {
         high = middle;
@@ -309,7 +294,7 @@ class Search {
         low = middle + 1;
       }
     }
-    if (out_of_time()) return;
+    if (out_of_time(longest_trial_)) return;
     if (!result_.trials[try_first(high)].holds) return;
     narrow_again(layers, path, taken);
   }
@@ -334,40 +319,125 @@ class Search {
     return {transformer_ ? "dynamic/int8" : "static/int8/channel", "float32"};
   }
 
+  // One precision of all layers after the other, so that where time is short, layers can be
+  // compared in one of them at least and the others be told from it (harm_of).
   void measure_layers(const std::vector<SearchLayer>& layers) {
-    // Made only where something is left to be measured: a search that goes on may know all.
+    const double now = hooks_.seconds();
+    const double left = settings_.budget_seconds - end_seconds() - now;
+    constexpr double kShare = 0.5;  // of what is left; mixes take the rest
+    const double until = now + kShare * left;
+    size_t rounds = 0;
+    for (const SearchLayer& layer : layers) rounds = std::max(rounds, measured(layer).size());
     std::optional<ReferenceOutputs> few;
-    std::optional<VariantMeter> meter;
-    int64_t done = 0;
+    for (size_t round = 0; round < rounds; ++round) {
+      // Made only where something is left to be measured: a search that goes on may know all.
+      std::optional<VariantMeter> meter;
+      int64_t done = 0;
+      for (const SearchLayer& layer : layers) {
+        ++done;
+        const std::vector<std::string> precisions = measured(layer);
+        if (round >= precisions.size()) continue;
+        const std::string key = layer.label + "=" + precisions[round];
+        if (known_rows_.contains(key) || unfit_.contains(key)) continue;
+        const double start = hooks_.seconds();
+        if (start + longest_layer_ >= until) return take_rows(layers);
+        if (out_of_time(longest_layer_)) return take_rows(layers);
+        if (!few) {
+          SampleSource& data = seen_.data();
+          few.emplace(optimized_, data,
+                      few_of(seen_.indices(), !data.pair_scores().empty(), kFewSamples),
+                      settings_.evaluate);
+        }
+        if (!meter) meter.emplace(*few);
+        try {
+          known_rows_.emplace(key, measure_layer(*meter, *few, layer, precisions[round], mixed_,
+                                                 settings_, hooks_.pipeline));
+        } catch (const Error& error) {
+          if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
+          unfit_.insert(key);
+          continue;
+        }
+        longest_layer_ = std::max(longest_layer_, hooks_.seconds() - start);
+        save();
+        if (hooks_.say) {
+          hooks_.say(fmt::format("sensitivity: {} of {} precisions, {} of {} layers", round + 1,
+                                 rounds, done, layers.size()));
+        }
+      }
+    }
+    take_rows(layers);
+  }
+
+  void take_rows(const std::vector<SearchLayer>& layers) {
     for (const SearchLayer& layer : layers) {
       for (const std::string& precision : rungs(layer)) {
-        const std::string key = layer.label + "=" + precision;
-        auto known = known_rows_.find(key);
-        if (known == known_rows_.end()) {
-          if (precision == "float32" || precision.ends_with("float16")) continue;
-          if (out_of_time()) return;
-          if (!meter) {
-            SampleSource& data = seen_.data();
-            few.emplace(optimized_, data,
-                        few_of(seen_.indices(), !data.pair_scores().empty(), kFewSamples),
-                        settings_.evaluate);
-            meter.emplace(*few);
-          }
-          SensitivityRow row;
-          try {
-            row = measure_layer(*meter, *few, layer, precision, mixed_, settings_, hooks_.pipeline);
-          } catch (const Error& error) {
-            if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
-            continue;  // not for this layer
-          }
-          known = known_rows_.emplace(key, std::move(row)).first;
-          save();
-        }
-        result_.sensitivity.push_back(known->second);
+        const auto row = known_rows_.find(layer.label + "=" + precision);
+        if (row != known_rows_.end()) result_.sensitivity.push_back(row->second);
       }
-      ++done;
-      if (hooks_.say) hooks_.say(fmt::format("sensitivity: {} of {} layers", done, layers.size()));
     }
+  }
+
+  static bool is_float(const std::string& precision) {
+    return precision == "float32" || precision.ends_with("float16");
+  }
+
+  // The precisions that are measured, a middle one first.
+  std::vector<std::string> measured(const SearchLayer& layer) const {
+    std::vector<std::string> out = rungs(layer);
+    std::erase_if(out, is_float);
+    const auto is_four = [](const std::string& rung) { return rung.find("int4") != rung.npos; };
+    auto first = std::find_if(out.rbegin(), out.rend(), is_four);
+    if (first != out.rend()) std::rotate(out.begin(), first.base() - 1, first.base());
+    return out;
+  }
+
+  // What was measured, else what follows from another precision of the layer by what lies between
+  // the two in other layers, or from other layers alone; nothing where it takes no such precision.
+  std::optional<double> harm_of(const SearchLayer& layer, const std::string& precision) const {
+    const std::string key = layer.label + "=" + precision;
+    if (unfit_.contains(key)) return {};
+    if (const auto row = known_rows_.find(key); row != known_rows_.end()) {
+      return std::max(row->second.damage, 0.0);
+    }
+    for (const std::string& other : measured(layer)) {
+      const auto row = known_rows_.find(layer.label + "=" + other);
+      if (row == known_rows_.end()) continue;
+      return std::max(row->second.damage, 0.0) * ratio_between(other, precision);
+    }
+    return typical_harm(layer.op, precision);
+  }
+
+  // The median of measured layers of the operator.
+  std::optional<double> typical_harm(const std::string& op, const std::string& precision) const {
+    std::vector<double> harms;
+    for (const auto& [key, row] : known_rows_) {
+      if (row.op == op && row.precision == precision) harms.push_back(std::max(row.damage, 0.0));
+    }
+    if (harms.empty()) return {};
+    const auto middle = harms.begin() + static_cast<std::ptrdiff_t>(harms.size() / 2);
+    std::nth_element(harms.begin(), middle, harms.end());
+    return *middle;
+  }
+
+  double ratio_between(const std::string& from, const std::string& to) const {
+    std::vector<double> ratios;
+    for (const auto& [key, row] : known_rows_) {
+      if (row.precision != from || !(row.damage > 0)) continue;
+      const auto other = known_rows_.find(row.node + "=" + to);
+      if (other != known_rows_.end() && other->second.damage > 0) {
+        ratios.push_back(other->second.damage / row.damage);
+      }
+    }
+    if (ratios.empty()) {  // a bit is 6 dB
+      constexpr int64_t kMany = 1 << 20;
+      const auto bits = [](const std::string& precision) {
+        return static_cast<double>(bytes_in(precision, kMany)) * 8 / kMany;
+      };
+      return std::pow(4.0, bits(from) - bits(to));
+    }
+    const auto middle = ratios.begin() + static_cast<std::ptrdiff_t>(ratios.size() / 2);
+    std::nth_element(ratios.begin(), middle, ratios.end());
+    return *middle;
   }
 
   struct Rung {
@@ -385,9 +455,8 @@ class Search {
         all.push_back({precision, bytes, 0});
       } else if (precision.ends_with("float16")) {
         all.push_back({precision, bytes, 1e-9});
-      } else if (const auto row = known_rows_.find(layer.label + "=" + precision);
-                 row != known_rows_.end()) {
-        all.push_back({precision, bytes, std::max(row->second.damage, 0.0)});
+      } else if (const std::optional<double> harm = harm_of(layer, precision)) {
+        all.push_back({precision, bytes, *harm});
       }
     }
     std::stable_sort(all.begin(), all.end(), [](const Rung& a, const Rung& b) {
@@ -466,7 +535,7 @@ class Search {
     });
     int tries = 0;
     for (const size_t i : order) {
-      if (tries++ >= kTries || out_of_time()) return;
+      if (tries++ >= kTries || out_of_time(longest_trial_)) return;
       taken[i] = 0;
       if (!result_.trials[try_mix(layers, path, taken)].holds) taken[i] = 1;
     }
@@ -497,7 +566,13 @@ class Search {
     });
     for (const size_t i : order) {
       if (result_.held_out_looks > kHeldOutLooks) break;
-      Built built = build(result_.trials[i].options);
+      if (result_.held_out_looks > 0 &&
+          hooks_.seconds() + longest_trial_ >= settings_.budget_seconds) {
+        result_.out_of_time = true;
+        break;
+      }
+      const bool at_hand = static_cast<int64_t>(i) == best_ && best_built_;
+      Built built = at_hand ? std::move(*best_built_) : build(result_.trials[i].options);
       ++result_.held_out_looks;
       const double drop =
           drop_of(hooks_.held_out(built.model), settings_.metric, settings_.relative);
@@ -525,7 +600,10 @@ class Search {
   std::vector<std::string> narrowest_;
   std::map<std::string, SearchTrial> known_;  // by the dump of their options
   std::map<std::string, SensitivityRow> known_rows_;
+  std::set<std::string> unfit_;                   // layer and precision that does not go with it
+  double longest_trial_ = 0, longest_layer_ = 0;  // seconds, of this run
   int64_t best_ = -1;
+  std::optional<Built> best_built_;  // unless an earlier run built it
   SearchResult result_;
 };
 

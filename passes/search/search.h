@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "compress/graph/model.h"
+#include "compress/report/search.h"
 #include "compress/verify/sensitivity.h"
 #include "passes/pass.h"
 
@@ -32,19 +33,7 @@ struct SearchSettings {
   EvaluateOptions evaluate;  // as of the outputs that are searched on
 };
 
-struct SearchTrial {
-  std::string label;
-  Json options = Json::object();  // of quantize
-  bool single = false;            // one setting for the whole model
-  uint64_t bytes = 0;
-  double latency = 0;  // over the reference's; 0 where it was not measured
-  double drop = 0;
-  double damage = 0;
-  double agreement = 0;
-  bool holds = false;
-  bool on_front = false;     // no other is smaller and loses less
-  std::string failure = "";  // why it could not be built or run
-};
+using SearchTrial = SearchPoint;
 
 // What the search asks of its surroundings.
 struct SearchHooks {

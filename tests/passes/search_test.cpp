@@ -173,6 +173,68 @@ TEST_CASE("search: cut off anywhere, it goes on and ends alike", "[search]") {
   }
 }
 
+TEST_CASE("search: the budget holds, and mixes are tried though not all layers could be measured",
+          "[search]") {
+  const Model model = net();
+  Noise noise;
+  KeptSamples data(noise);
+  ReferenceOutputs seen(model, data, all(), {});
+  // Of a clock that ticks with the work: a trial takes 10 s, a measured layer 6 s.
+  double clock = 0;
+  bool mixed = false;
+  SearchHooks hooks;
+  hooks.pipeline = pipeline(data);
+  hooks.size = [&](const Model& m) {
+    clock += 10;
+    return test::model_bytes(m.graph);
+  };
+  hooks.held_out = [&](const Model& m) {
+    clock += 5;
+    return seen.evaluate(m);
+  };
+  hooks.publish = [](const SearchTrial&, const Model&) {};
+  Json state;
+  size_t rows = 0;
+  hooks.save = [&](const Json& at) {
+    if (at["sensitivity"].size() > rows) clock += 6;
+    rows = at["sensitivity"].size();
+    state = at;
+  };
+  hooks.seconds = [&] { return clock; };
+  SearchSettings limited = settings(kMaxDrop);
+  limited.budget_seconds = 200;
+  const SearchResult result = search(model, model, seen, limited, hooks, nullptr);
+  CHECK(clock <= limited.budget_seconds);
+  CHECK(result.out_of_time);
+  REQUIRE(result.chosen >= 0);
+  size_t measurable = 0;
+  for (const SearchLayer& layer : search_layers(model)) measurable += layer.ladder.size() - 2;
+  CHECK(rows > 0);
+  CHECK(rows < measurable);
+  for (const SearchTrial& trial : result.trials) mixed = mixed || !trial.single;
+  CHECK(mixed);
+
+  // Without any time left, what is known counts: nothing is lost.
+  hooks.seconds = [] { return 1e9; };
+  const SearchResult again = search(model, model, seen, limited, hooks, Json::parse(state.dump()));
+  CHECK(again.trials.size() == result.trials.size());
+  CHECK(again.chosen >= 0);
+}
+
+TEST_CASE("search: rows read back as they were written", "[search]") {
+  const SearchPoint point{
+      "a", {{"mode", "static"}}, true, 12, 0.5, HUGE_VAL, 0.1, 0.9, true, false, true, "x"};
+  CHECK(to_json(search_point(to_json(point))) == to_json(point));
+  CHECK(std::isinf(search_point(to_json(point)).drop));
+  CHECK(search_point(to_json(point)).options == point.options);
+  const SensitivityRow row{"n", "Conv", "p", 3, 4, 0.5, 6, 0.7, NAN};
+  CHECK(to_json(sensitivity_row(to_json(row))) == to_json(row));
+  CHECK(sensitivity_row(to_json(row)).bytes_saved == 4);
+  Json broken = to_json(row);
+  broken.erase("op");
+  CHECK_THROWS(sensitivity_row(broken));
+}
+
 TEST_CASE("search: no time, no trial; the float model stands", "[search]") {
   const Model model = net();
   Noise noise;
