@@ -50,11 +50,12 @@ class Search {
 
   SearchResult run() {
     for (const auto& [label, options] : singles()) {
-      if (!known_.contains(options.dump()) && out_of_time(longest_trial_)) break;
+      // What does not fit is left out; a quicker one may.
+      if (!known_.contains(options.dump()) && out_of_time(seconds_of(options))) continue;
       try_options(label, options, true);
     }
     choose_recovery();
-    if (!result_.out_of_time) walk();
+    if (!out_of_time(seconds_of(mixed_))) walk();
     if (result_.out_of_time) recall_trials();
     mark_front();
     finish();
@@ -64,16 +65,21 @@ class Search {
  private:
   // Whether what takes `next` seconds, and then the end, no longer fit into the budget.
   bool out_of_time(double next) {
-    if (hooks_.seconds() + next + end_seconds() >= settings_.budget_seconds) {
-      result_.out_of_time = true;
-    }
-    return result_.out_of_time;
+    const bool out = hooks_.seconds() + next + end_seconds() >= settings_.budget_seconds;
+    result_.out_of_time = result_.out_of_time || out;
+    return out;
   }
 
-  // The end: candidates built anew and measured on the held-out half, the proof.
+  // The end: what is at hand is measured on the held-out half, and the proof.
   double end_seconds() const {
-    constexpr double kTrials = 4, kMostOfBudget = 0.3;
-    return std::min(kTrials * longest_trial_, kMostOfBudget * settings_.budget_seconds);
+    constexpr double kMeasurements = 4, kMostOfBudget = 0.2;
+    return std::min(kMeasurements * longest_measurement_, kMostOfBudget * settings_.budget_seconds);
+  }
+
+  // The longest trial so far that rounded alike: that is what takes the time.
+  double seconds_of(const Json& options) const {
+    const auto row = trial_seconds_.find(options.value("algorithm", ""));
+    return row == trial_seconds_.end() ? 0 : row->second;
   }
 
   // What an earlier run of this search tried and this one had no time to come to.
@@ -151,8 +157,12 @@ class Search {
       const double start = hooks_.seconds();
       try {
         built = build(options);
+        const double middle = hooks_.seconds();
         measure(*built, trial);
-        longest_trial_ = std::max(longest_trial_, hooks_.seconds() - start);
+        const double end = hooks_.seconds();
+        longest_measurement_ = std::max(longest_measurement_, end - middle);
+        double& longest = trial_seconds_[options.value("algorithm", "")];
+        longest = std::max(longest, end - start);
       } catch (const Error& error) {
         if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
         trial.failure = error.message();
@@ -276,7 +286,7 @@ class Search {
     std::erase_if(layers, [&](const SearchLayer& layer) { return !may_change(layer); });
     if (layers.empty()) return;
     measure_layers(layers);
-    if (out_of_time(longest_trial_)) return;
+    if (out_of_time(seconds_of(mixed_))) return;
     const std::vector<Rise> path = path_of(layers);
     std::vector<char> taken(path.size(), 0);
     const auto try_first = [&](size_t count) {
@@ -286,7 +296,7 @@ class Search {
     };
     // The least number of steps that holds, were the drop monotone.
     size_t low = 0, high = path.size();
-    while (low < high && !out_of_time(longest_trial_)) {
+    while (low < high && !out_of_time(seconds_of(mixed_))) {
       const size_t middle = low + (high - low) / 2;
       if (result_.trials[try_first(middle)].holds) {
         high = middle;
@@ -294,7 +304,7 @@ class Search {
         low = middle + 1;
       }
     }
-    if (out_of_time(longest_trial_)) return;
+    if (out_of_time(seconds_of(mixed_))) return;
     if (!result_.trials[try_first(high)].holds) return;
     narrow_again(layers, path, taken);
   }
@@ -535,7 +545,7 @@ class Search {
     });
     int tries = 0;
     for (const size_t i : order) {
-      if (tries++ >= kTries || out_of_time(longest_trial_)) return;
+      if (tries++ >= kTries || out_of_time(seconds_of(mixed_))) return;
       taken[i] = 0;
       if (!result_.trials[try_mix(layers, path, taken)].holds) taken[i] = 1;
     }
@@ -567,7 +577,7 @@ class Search {
     for (const size_t i : order) {
       if (result_.held_out_looks > kHeldOutLooks) break;
       if (result_.held_out_looks > 0 &&
-          hooks_.seconds() + longest_trial_ >= settings_.budget_seconds) {
+          hooks_.seconds() + seconds_of(result_.trials[i].options) >= settings_.budget_seconds) {
         result_.out_of_time = true;
         break;
       }
@@ -600,8 +610,10 @@ class Search {
   std::vector<std::string> narrowest_;
   std::map<std::string, SearchTrial> known_;  // by the dump of their options
   std::map<std::string, SensitivityRow> known_rows_;
-  std::set<std::string> unfit_;                   // layer and precision that does not go with it
-  double longest_trial_ = 0, longest_layer_ = 0;  // seconds, of this run
+  std::set<std::string> unfit_;  // layer and precision that does not go with it
+  // Seconds, of this run.
+  std::map<std::string, double> trial_seconds_;  // by algorithm
+  double longest_measurement_ = 0, longest_layer_ = 0;
   int64_t best_ = -1;
   std::optional<Built> best_built_;  // unless an earlier run built it
   SearchResult result_;
