@@ -17,6 +17,9 @@
 //                                             its attributes, and its operands from the second on
 //   FakeQuantizeGradient dy, x, scale, [zero point] -> dx, dscale    axis, lo, hi
 //   Mask                 x, step              dropout: ratio, seed, id
+//   RecurrentGradient    inputs of LSTM, GRU or RNN, then [dy, dh, dc] from slot 8 on
+//                        -> dx, dw, dr, db, dh0, [dc0]; "of": the operator; its attributes. No
+//                        peepholes, clip nor input_forget
 #pragma once
 
 #include <span>
@@ -27,12 +30,13 @@ namespace compress {
 
 inline constexpr std::string_view kGradientDomain = "compress.gradient";
 
-extern const std::span<const OpDef> kElementGradients;   // gradient_elements.cpp
-extern const std::span<const OpDef> kConvGradients;      // gradient_conv.cpp
-extern const std::span<const OpDef> kPoolGradients;      // gradient_pool.cpp
-extern const std::span<const OpDef> kNormGradients;      // gradient_norm.cpp
-extern const std::span<const OpDef> kMoveGradients;      // gradient_move.cpp
-extern const std::span<const OpDef> kQuantizeGradients;  // gradient_quantize.cpp
+extern const std::span<const OpDef> kElementGradients;    // gradient_elements.cpp
+extern const std::span<const OpDef> kConvGradients;       // gradient_conv.cpp
+extern const std::span<const OpDef> kPoolGradients;       // gradient_pool.cpp
+extern const std::span<const OpDef> kNormGradients;       // gradient_norm.cpp
+extern const std::span<const OpDef> kMoveGradients;       // gradient_move.cpp
+extern const std::span<const OpDef> kQuantizeGradients;   // gradient_quantize.cpp
+extern const std::span<const OpDef> kRecurrentGradients;  // gradient_recurrent.cpp
 
 constexpr OpDef gradient_row(std::string_view name, InferFn infer, PrepareFn prepare) {
   return {.domain = kGradientDomain,

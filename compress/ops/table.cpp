@@ -66,6 +66,7 @@ std::span<const std::span<const OpDef>> families() {
       kNormGradients,
       kMoveGradients,
       kQuantizeGradients,
+      kRecurrentGradients,
   };
   // clang-format on
   return rows;

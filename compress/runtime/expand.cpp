@@ -1,4 +1,5 @@
 // Operators without a kernel, run by the bodies that their specification gives.
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -15,14 +16,21 @@ bool has_row(const Node& node, const Model& model) {
   return find_op(node.domain, node.op_type, node_opset(node, model)) != nullptr;
 }
 
-bool all_have_rows(const Graph& graph, const Model& model, int depth) {
+using Names = std::span<const std::string_view>;
+
+bool is_among(const Node& node, Names names) {
+  return node.domain.empty() && std::find(names.begin(), names.end(), node.op_type) != names.end();
+}
+
+bool all_have_rows(const Graph& graph, const Model& model, Names also, int depth) {
   if (depth > kMaxDepth) return true;  // refused elsewhere
   for (NodeId id = 0; id < graph.node_slots(); ++id) {
     const Node& node = graph.node(id);
     if (!node.alive) continue;
     if (!is_control_flow(node) && !has_row(node, model)) return false;
+    if (is_among(node, also)) return false;
     for (const Body& body : node.bodies) {
-      if (!all_have_rows(*body.graph, model, depth + 1)) return false;
+      if (!all_have_rows(*body.graph, model, also, depth + 1)) return false;
     }
   }
   return true;
@@ -126,7 +134,7 @@ void split_batched_scans(Graph& graph, const Model& model) {
 // decide.
 class Expander {
  public:
-  explicit Expander(const Model& model) : model_(model) {}
+  Expander(const Model& model, Names also) : model_(model), also_(also) {}
 
   void run(Graph& graph, int depth) {
     count(graph.node_count());
@@ -150,9 +158,11 @@ class Expander {
     const Node& node = graph.node(id);
     if (!node.alive) return;
     if (is_control_flow(node)) return visit_bodies(graph, id, depth);
-    if (has_row(node, model_)) return infer(graph, id, types);
+    const bool known = has_row(node, model_);
+    if (known && !is_among(node, also_)) return infer(graph, id, types);
     const std::optional<Function> function = function_of(graph, node);
     if (!function) {
+      if (known) return infer(graph, id, types);
       row_of(node, model_);  // fails, naming the node and the nearest operator
       return;
     }
@@ -213,15 +223,18 @@ class Expander {
   }
 
   const Model& model_;
+  Names also_;
   int64_t nodes_ = 0;
 };
 
 }  // namespace
 
-void expand_operators(Model& model) {
+void expand_operators(Model& model, Names also) {
   if (has_batched_scan(model.graph, model, 0)) split_batched_scans(model.graph, model);
-  if (model.operator_function == nullptr || all_have_rows(model.graph, model, 0)) return;
-  Expander(model).run(model.graph, 0);
+  if (model.operator_function == nullptr || all_have_rows(model.graph, model, also, 0)) {
+    return;
+  }
+  Expander(model, also).run(model.graph, 0);
 }
 
 }  // namespace compress::runtime

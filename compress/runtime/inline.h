@@ -2,6 +2,9 @@
 // kernel that their specification defines as functions.
 #pragma once
 
+#include <span>
+#include <string_view>
+
 #include "compress/graph/model.h"
 #include "compress/ops/support.h"
 
@@ -18,9 +21,9 @@ void inline_functions(Model& model);
 
 // Replaces each node that has no row by the body that model.operator_function gives for it, in
 // bodies of control flow and in these bodies too; and Scan of opset 8 by two of opset 9. What is
-// left without a row has no body. Fails (unsupported) beyond the limits above, and as the function
-// does.
-void expand_operators(Model& model);
+// left without a row has no body. Operators of `also` become their bodies where they have one, row
+// or not. Fails (unsupported) beyond the limits above, and as the function does.
+void expand_operators(Model& model, std::span<const std::string_view> also = {});
 
 // Replaces a call by the function's nodes, in the order of their execution; nested calls stay.
 void inline_call(Graph& graph, NodeId call, const Function& function, const Model& model);

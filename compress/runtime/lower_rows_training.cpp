@@ -238,11 +238,12 @@ void infer_max_pool(NodeContext& context) {
   context.set_output(0, DType::float32, context.shape(1));
 }
 
-// One window: its taps inside the image, and for each channel which of them is the first maximum.
+// One window: its taps inside the image, and for each channel the maximum and what is left of the
+// gradient. The loops run over channels and choose instead of branching, so that they vectorize.
 struct PoolWindow {
   std::vector<int32_t> pixels;
-  std::vector<float> best;
-  std::vector<int32_t> at;
+  std::vector<float> maxima;
+  std::vector<float> left;
 
   void find(const Window& w, int64_t oh, int64_t ow) {
     pixels.clear();
@@ -256,54 +257,68 @@ struct PoolWindow {
     }
   }
 
-  // The loops run over channels and choose instead of branching, so that they vectorize.
-  void choose(const float* in, int64_t channels, bool relu) {
-    float* __restrict top = best.data();
-    int32_t* __restrict where = at.data();
-    const float* first = in + pixels[0] * channels;
-    for (int64_t c = 0; c < channels; ++c) {
-      top[c] = first[c];
-      where[c] = pixels[0];
-    }
+  void choose(const float* in, int64_t channels, bool relu, const float* __restrict g) {
+    float* __restrict top = maxima.data();
+    std::copy_n(in + pixels[0] * channels, channels, top);
     for (size_t k = 1; k < pixels.size(); ++k) {
-      const int32_t pixel = pixels[k];
-      const float* values = in + pixel * channels;
-      for (int64_t c = 0; c < channels; ++c) {
-        const bool more = values[c] > top[c];
-        top[c] = more ? values[c] : top[c];
-        where[c] = more ? pixel : where[c];
-      }
+      const float* __restrict values = in + pixels[k] * channels;
+      for (int64_t c = 0; c < channels; ++c) top[c] = values[c] > top[c] ? values[c] : top[c];
     }
+    float* __restrict rest = left.data();
+    std::copy_n(g, channels, rest);
     if (!relu) return;
-    for (int64_t c = 0; c < channels; ++c) where[c] = top[c] > 0 ? where[c] : -1;
+    for (int64_t c = 0; c < channels; ++c) rest[c] = top[c] > 0 ? rest[c] : 0;
   }
 
-  void give(const float* __restrict g, int64_t channels, float* out) const {
+  // The first tap that is the maximum takes the gradient, and nothing is left for later ones.
+  template <bool kAdd>
+  void give(const float* in, int64_t channels, float* out) {
+    const float* __restrict top = maxima.data();
+    float* __restrict rest = left.data();
     for (const int32_t pixel : pixels) {
+      const float* __restrict values = in + pixel * channels;
       float* __restrict to = out + pixel * channels;
-      for (int64_t c = 0; c < channels; ++c)
-        to[c] += at[static_cast<size_t>(c)] == pixel ? g[c] : 0;
+      for (int64_t c = 0; c < channels; ++c) {
+        const bool takes = values[c] == top[c];
+        const float part = takes ? rest[c] : 0;
+        to[c] = kAdd ? to[c] + part : part;
+        rest[c] = takes ? 0 : rest[c];
+      }
     }
   }
 };
 
+// Each pixel is in one window at most / in one.
+bool is_disjoint(const Window& w) {
+  return w.dilation_h == 1 && w.dilation_w == 1 && w.stride_h >= w.kernel_h &&
+         w.stride_w >= w.kernel_w;
+}
+
+bool is_partition(const Window& w) {
+  return is_disjoint(w) && w.stride_h == w.kernel_h && w.stride_w == w.kernel_w &&
+         w.out_h * w.stride_h - w.pad_top >= w.in_h && w.out_w * w.stride_w - w.pad_left >= w.in_w;
+}
+
 // Windows of one image in their order; images in parallel.
+template <bool kAdd>
 void scatter_maxima(const Window& w, bool relu, const float* dy, const float* x, float* dx) {
   const int64_t image = w.in_h * w.in_w * w.channels;
+  const bool blank = !is_partition(w);
   parallel_for(0, w.batch, 1, [&](int64_t from, int64_t to) {
     PoolWindow window;
-    window.best.resize(static_cast<size_t>(w.channels));
-    window.at.resize(static_cast<size_t>(w.channels));
+    window.maxima.resize(static_cast<size_t>(w.channels));
+    window.left.resize(static_cast<size_t>(w.channels));
     for (int64_t n = from; n < to; ++n) {
+      const float* in = x + n * image;
       float* out = dx + n * image;
-      std::fill(out, out + image, 0.0f);
+      if (blank) std::fill(out, out + image, 0.0f);
       const float* g = dy + n * w.out_h * w.out_w * w.channels;
       for (int64_t oh = 0; oh < w.out_h; ++oh) {
         for (int64_t ow = 0; ow < w.out_w; ++ow, g += w.channels) {
           window.find(w, oh, ow);
           if (window.pixels.empty()) continue;
-          window.choose(x + n * image, w.channels, relu);
-          window.give(g, w.channels, out);
+          window.choose(in, w.channels, relu, g);
+          window.give<kAdd>(in, w.channels, out);
         }
       }
     }
@@ -322,8 +337,9 @@ Kernel prepare_max_pool(const NodeContext& context) {
                        x.count() / std::max<int64_t>(x[0], 1) < (int64_t{1} << 31));
   const bool relu = context.node().int_or("relu", 0) != 0;  // what it read was a Relu's output
   return {"max_pool_gradient_f32", [=](const KernelArgs& args) {
-            scatter_maxima(window, relu, floats(args.inputs[0]), floats(args.inputs[1]),
-                           floats(args.outputs[0]));
+            const auto scatter = is_disjoint(window) ? scatter_maxima<false> : scatter_maxima<true>;
+            scatter(window, relu, floats(args.inputs[0]), floats(args.inputs[1]),
+                    floats(args.outputs[0]));
           }};
 }
 

@@ -82,10 +82,14 @@ struct GradientDef {
 std::span<const std::span<const GradientDef>> gradient_families();
 const GradientDef* find_gradient(std::string_view domain, std::string_view name);
 
+// Operators that have a kernel but no row, while the bodies that ONNX defines have rows throughout.
+std::span<const std::string_view> operators_by_body();
+
 extern const std::span<const GradientDef> kElementwiseGradients;
 extern const std::span<const GradientDef> kProductGradients;
 extern const std::span<const GradientDef> kReductionGradients;
 extern const std::span<const GradientDef> kMovementGradients;
 extern const std::span<const GradientDef> kLayerGradients;
+extern const std::span<const GradientDef> kRecurrentRows;
 
 }  // namespace compress::train

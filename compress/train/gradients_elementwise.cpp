@@ -176,6 +176,7 @@ constexpr GradientDef kRows[] = {
     {"", "Identity", pass_on},
     {"", "Dropout", pass_on, refuse_random_dropout},
     {"", "Cast", cast, refuse_cast},
+    {"", "CastLike", cast, refuse_cast},
     {"", "Floor", nothing},
     {"", "Ceil", nothing},
     {"", "Round", nothing},

@@ -79,6 +79,35 @@ void instance_norm(Gradient& g) {
       1);
 }
 
+// InstanceNormalization of the groups, each as one channel, with a gain and a bias a channel behind
+// it.
+void group_norm(Gradient& g) {
+  const ValueId x = g.in(0), dy = g.dy();
+  const int64_t groups = g.node().int_or("num_groups", 1);
+  const int64_t grouped[] = {0, groups, -1};
+  const auto as_groups = [&](ValueId id) { return g.op("Reshape", {id, g.ints(grouped)}); };
+  std::vector<int64_t> column(static_cast<size_t>(g.rank(x)) - 1, 1);  // [C, 1, ...]
+  column[0] = -1;
+  const int64_t each[] = {groups};
+  const ValueId ones = g.op("Expand", {g.scalar(1), g.ints(each)});
+  const std::vector<Attribute> epsilon = {{"epsilon", g.node().float_or("epsilon", 1e-5f), ""}};
+  const ValueId scaled = g.op("Mul", {dy, g.op("Reshape", {g.in(1), g.ints(column)})});
+  const auto gradients =
+      g.gradient_ops("InstanceNormGradient", 3, {as_groups(scaled), as_groups(x), ones}, epsilon);
+  g.give(0, g.like(gradients[0], x));
+  if (g.wants(1)) {
+    const ValueId zeros = g.op("Sub", {ones, ones});
+    const ValueId normal = g.op("InstanceNormalization", {as_groups(x), ones, zeros}, epsilon);
+    g.give(1, g.sum_except(g.op("Mul", {dy, g.like(normal, x)}), 1));
+  }
+  if (g.wants(2)) g.give(2, g.sum_except(dy, 1));
+}
+
+std::string refuse_group_norm(const Gradient& g) {
+  if (g.rank(g.in(0)) < 2) return "an input of unknown rank";
+  return g.opset() < 21 ? "before opset 21" : "";
+}
+
 // --- Pools ---------------------------------------------------------------------------------------
 
 void max_pool(Gradient& g) {
@@ -139,6 +168,7 @@ constexpr GradientDef kRows[] = {
     {"", "RMSNormalization", rms_norm},
     {"", "SimplifiedLayerNormalization", rms_norm, refuse_second_output},
     {kMicrosoft, "SkipLayerNormalization", skip_layer_norm, refuse_skip_layer_norm},
+    {"", "GroupNormalization", group_norm, refuse_group_norm},
     {"", "InstanceNormalization", instance_norm},
     {"", "MaxPool", max_pool, refuse_second_output},
     {"", "AveragePool", average_pool},

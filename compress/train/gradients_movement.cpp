@@ -84,16 +84,54 @@ std::string refuse_interpolation(const Gradient& g) {
   return refuse_computed(g);
 }
 
+ValueId zeros_like(const Gradient& g, ValueId id) {
+  return g.op("Expand", {g.scalar(0), g.shape_of(id)});
+}
+
 void gather(Gradient& g) {
   g.give(0, g.gradient_op("GatherGradient", {g.dy(), g.in(1), g.shape_of(g.in(0))},
                           {{"axis", g.node().int_or("axis", 0), ""}}));
 }
 
 void gather_elements(Gradient& g) {
-  const ValueId zeros = g.op("Expand", {g.scalar(0), g.shape_of(g.in(0))});
   g.give(0,
-         g.op("ScatterElements", {zeros, g.in(1), g.dy()},
+         g.op("ScatterElements", {zeros_like(g, g.in(0)), g.in(1), g.dy()},
               {{"axis", g.node().int_or("axis", 0), ""}, {"reduction", std::string("add"), ""}}));
+}
+
+// What is written over gets nothing; what is written gets what stands where it went.
+void scatter_elements(Gradient& g) {
+  const Attribute axis = {"axis", g.node().int_or("axis", 0), ""};
+  if (g.wants(0)) {
+    g.give(0, g.op("ScatterElements", {g.dy(), g.in(1), zeros_like(g, g.in(2))}, {axis}));
+  }
+  if (g.wants(2)) g.give(2, g.op("GatherElements", {g.dy(), g.in(1)}, {axis}));
+}
+
+void scatter_nd(Gradient& g) {
+  if (g.wants(0)) g.give(0, g.op("ScatterND", {g.dy(), g.in(1), zeros_like(g, g.in(2))}));
+  if (g.wants(2)) g.give(2, g.op("GatherND", {g.dy(), g.in(1)}));
+}
+
+std::string refuse_scatter(const Gradient& g) {
+  const std::string reduction = g.node().string_or("reduction", "none");
+  return reduction == "none" ? "" : "reduction " + reduction;
+}
+
+void gather_nd(Gradient& g) {
+  g.give(0, g.op("ScatterND", {zeros_like(g, g.in(0)), g.in(1), g.dy()},
+                 {{"reduction", std::string("add"), ""}}));
+}
+
+std::string refuse_gather_nd(const Gradient& g) {
+  return g.node().int_or("batch_dims", 0) == 0 ? "" : "batch_dims";
+}
+
+void cumulative_sum(Gradient& g) {
+  const int64_t reverse = g.node().int_or("reverse", 0) != 0;
+  g.give(0,
+         g.op("CumSum", {g.dy(), g.in(1)},
+              {{"reverse", 1 - reverse, ""}, {"exclusive", g.node().int_or("exclusive", 0), ""}}));
 }
 
 constexpr GradientDef kRows[] = {
@@ -115,6 +153,10 @@ constexpr GradientDef kRows[] = {
     {"", "Upsample", move, refuse_interpolation},
     {"", "Gather", gather},
     {"", "GatherElements", gather_elements},
+    {"", "GatherND", gather_nd, refuse_gather_nd},
+    {"", "ScatterElements", scatter_elements, refuse_scatter},
+    {"", "ScatterND", scatter_nd, refuse_scatter},
+    {"", "CumSum", cumulative_sum},
 };
 
 }  // namespace

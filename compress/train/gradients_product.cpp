@@ -1,4 +1,6 @@
 // Derivatives of matrix products and convolutions.
+#include <algorithm>
+
 #include "compress/train/gradient.h"
 
 namespace compress::train {
@@ -55,6 +57,66 @@ void gemm(Gradient& g) {
   }
 }
 
+// --- Einsum --------------------------------------------------------------------------------------
+
+struct Equation {
+  std::vector<std::string> terms;
+  std::string output;
+};
+
+Equation equation_of(const Gradient& g) {
+  std::string text = g.node().string_or("equation", "");
+  std::erase(text, ' ');
+  const size_t arrow = text.find("->");
+  Equation out{{""}, ""};
+  for (const char letter : text.substr(0, arrow)) {
+    if (letter == ',') {
+      out.terms.emplace_back();
+    } else {
+      out.terms.back() += letter;
+    }
+  }
+  if (arrow != std::string::npos) {
+    out.output = text.substr(arrow + 2);
+    return out;
+  }
+  for (char letter = 'A'; letter <= 'z'; ++letter) {  // those that are there once
+    if (std::count(text.begin(), text.end(), letter) == 1) out.output += letter;
+  }
+  return out;
+}
+
+// The other operands and dy, summed over what operand i has not.
+void einsum(Gradient& g) {
+  const Equation equation = equation_of(g);
+  for (size_t i = 0; i < equation.terms.size(); ++i) {
+    if (!g.wants(i)) continue;
+    std::string text = equation.output;
+    std::vector<ValueId> inputs = {g.dy()};
+    for (size_t k = 0; k < equation.terms.size(); ++k) {
+      if (k == i) continue;
+      text += "," + equation.terms[k];
+      inputs.push_back(g.in(k));
+    }
+    text += "->" + equation.terms[i];
+    g.give(i, g.op("Einsum", std::move(inputs), {{"equation", text, ""}}));
+  }
+}
+
+std::string refuse_einsum(const Gradient& g) {
+  const Equation equation = equation_of(g);
+  std::string all = equation.output;
+  for (const std::string& term : equation.terms) all += term;
+  for (const std::string& term : equation.terms) {
+    for (const char letter : term) {
+      if (letter == '.') return "an ellipsis";
+      if (std::count(term.begin(), term.end(), letter) > 1) return "a diagonal";
+      if (std::count(all.begin(), all.end(), letter) < 2) return "an axis that is summed alone";
+    }
+  }
+  return "";
+}
+
 // --- Convolutions --------------------------------------------------------------------------------
 
 void conv(Gradient& g) {
@@ -101,6 +163,7 @@ std::string refuse_conv_transpose(const Gradient& g) {
 constexpr GradientDef kRows[] = {
     {"", "MatMul", matmul, refuse_matmul},
     {"", "Gemm", gemm},
+    {"", "Einsum", einsum, refuse_einsum},
     {"", "Conv", conv, refuse_conv},
     {"", "ConvTranspose", conv_transpose, refuse_conv_transpose},
 };

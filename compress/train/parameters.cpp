@@ -25,10 +25,14 @@ constexpr Slots kSlots[] = {
     {"", "MatMul", {1, 0, -1}},
     {"", "PRelu", {1, -1, -1}, true},
     {"", "Gather", {0, -1, -1}},
+    {"", "LSTM", {1, 2, 3}},
+    {"", "GRU", {1, 2, 3}},
+    {"", "RNN", {1, 2, 3}},
     {"", "BatchNormalization", {1, 2, -1}, true},
     {"", "LayerNormalization", {1, 2, -1}, true},
     {"", "RMSNormalization", {1, -1, -1}, true},
     {"", "SimplifiedLayerNormalization", {1, -1, -1}, true},
+    {"", "GroupNormalization", {1, 2, -1}, true},
     {"", "InstanceNormalization", {1, 2, -1}, true},
     {"com.microsoft", "SkipLayerNormalization", {2, 3, 4}, true},
     {"com.microsoft", "BiasGelu", {1, -1, -1}, true},
@@ -90,7 +94,8 @@ class Finder {
     if (const Slots* row = slots_of(node)) {
       for (const int slot : row->slots) {
         if (slot < 0 || static_cast<size_t>(slot) >= node.inputs.size()) continue;
-        take(node, node.inputs[static_cast<size_t>(slot)], !row->norm);
+        const bool bias = slot == 3;  // of recurrent operators: a matrix, one row a direction
+        take(node, node.inputs[static_cast<size_t>(slot)], !row->norm && !bias);
       }
     }
     for (const size_t slot : {size_t{0}, size_t{1}}) {

@@ -33,6 +33,17 @@ void shuffle(std::vector<int64_t>& order, uint64_t key) {
   }
 }
 
+// Of what is not pruned.
+double relative_rate(const std::vector<float>& weights) {
+  constexpr double kUsual = 0.05;
+  double sum = 0, count = 0;
+  for (const float w : weights) {
+    sum += static_cast<double>(w) * static_cast<double>(w);
+    count += w != 0 ? 1 : 0;
+  }
+  return count > 0 ? std::clamp(std::sqrt(sum / count) / kUsual, 1e-4, 1.0) : 1.0;
+}
+
 // A parameter or state and what belongs to it. The session reads `values` in place.
 struct Slot {
   std::string name;   // of the constant
@@ -79,6 +90,7 @@ class Trainer {
       slot.is_scale = p.is_scale;
       slot.prunes = p.decays;
       if (options.integer_rate > 0 && p.step > 0) slot.rate = options.integer_rate * p.step / 1e-3;
+      if (options.relative_rates && p.decays) slot.rate *= relative_rate(*slot.values);
       slot.moments = make_moments(options.optimizer, slot.values->size());
       slot.gradient.assign(slot.values->size(), 0.0f);
       if (options.keep_sparsity && p.decays) mask_zeros(slot);

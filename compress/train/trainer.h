@@ -36,6 +36,9 @@ struct TrainOptions {
   // The rate of weights behind fake quantization, in steps of their integers, where the schedule's
   // is 1e-3; 0: they have the rate of all others.
   double integer_rate = 0;
+  // Layers whose weights are smaller than 0.05 (root of their mean square) learn slower in
+  // proportion: they read large values, so that the same move changes more.
+  bool relative_rates = false;
   bool recompute = false;  // activations are computed again instead of kept: slower, less memory
   AugmentOptions augment;
   uint64_t seed = 0;

@@ -1,11 +1,11 @@
 #include "compress/train/training_graph.h"
 
 #include <algorithm>
-#include <set>
 
 #include "compress/error.h"
 #include "compress/runtime/inline.h"
 #include "compress/train/autograd.h"
+#include "compress/train/gradient.h"
 #include "compress/train/recompute.h"
 
 namespace compress::train {
@@ -18,7 +18,7 @@ constexpr const char* kBatch = "train/batch";
 Model prepared(const Model& source, int64_t batch) {
   Model model = source;
   runtime::inline_functions(model);
-  runtime::expand_operators(model);
+  runtime::expand_operators(model, operators_by_body());
   free_batch(model, batch);
   return model;
 }

@@ -13,8 +13,11 @@ struct Fans {
   double in = 1, out = 1;
 };
 
-// Conv [M, C / g, ...], ConvTranspose [C, M / g, ...], Gemm and MatMul [K, N] (or [N, K]).
+// Conv [M, C / g, ...], ConvTranspose [C, M / g, ...], Gemm and MatMul [K, N] (or [N, K]),
+// recurrent [directions, gates, K].
 Fans fans_of(const Node& reader, const Shape& shape) {
+  const bool recurrent = reader.is("LSTM") || reader.is("GRU") || reader.is("RNN");
+  if (recurrent) return {static_cast<double>(shape[2]), static_cast<double>(shape[1])};
   const auto window = static_cast<double>(shape.count(2, shape.rank()));
   Fans fans{static_cast<double>(shape[1]) * window, static_cast<double>(shape[0]) * window};
   const bool rows = reader.is("MatMul") || (reader.is("Gemm") && reader.int_or("transB", 0) == 0);

@@ -41,6 +41,10 @@ constexpr std::array kCommon = {
               "1..1000000"},
     OptionDef{"optimizer", OptionType::choice, "adam", "how gradients become updates",
               "adam|adamw|sgd"},
+    OptionDef{"layer-rates", OptionType::choice, "auto",
+              "relative: layers of small weights, which read large values, learn slower in "
+              "proportion; auto: relative where the rate is left open",
+              "auto|equal|relative"},
     OptionDef{"momentum", OptionType::number, "0.9", "of sgd", "0..1"},
     OptionDef{"nesterov", OptionType::flag, "", "sgd looks ahead"},
     OptionDef{"epsilon", OptionType::number, "1e-8", "of adam: what is added to the root", "0..1"},
@@ -146,6 +150,8 @@ train::TrainOptions read_train_options(const Options& options, uint64_t seed) {
   out.optimizer = optimizer_of(options);
   out.schedule.kind = schedule_of(options.text("lr-schedule"));
   out.schedule.rate = options.number("lr");
+  const std::string rates = options.text("layer-rates");
+  out.relative_rates = rates == "relative" || (rates == "auto" && out.schedule.rate == 0);
   out.warmup_epochs = options.integer("warmup-epochs");
   out.step_epochs = options.integer("step-epochs");
   std::string loss = options.has("loss") ? options.text("loss") : "";

@@ -1,5 +1,6 @@
 #include "gradient_cases.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <random>
@@ -63,6 +64,7 @@ void add_elementwise(std::vector<GradientCase>& cases) {
   cases.push_back({"Clip", {spread({13})}, {real("min", -0.5f)}, "", 6});
   cases.push_back({"Dropout", {spread({6})}});
   cases.push_back({"Cast", {spread({6})}, {number("to", static_cast<int64_t>(DType::float64))}});
+  cases.push_back({"CastLike", {spread({6}), frozen(spread({1}))}});
   cases.push_back({"Add", {spread({2, 3, 4}), spread({3, 1})}});
   cases.push_back({"Add", {spread({}), spread({2, 2})}});
   cases.push_back({"Sum", {spread({2, 3}), spread({3}), spread({2, 1})}});
@@ -97,6 +99,12 @@ void add_products(std::vector<GradientCase>& cases) {
            {number("transA", ta), number("transB", tb), real("alpha", 1.5f), real("beta", 0.5f)}});
     }
   }
+  const auto einsum = [&](const char* equation, std::vector<Operand> operands) {
+    cases.push_back({"Einsum", std::move(operands), {text("equation", equation)}});
+  };
+  einsum("bij, bjk -> bik", {spread({2, 3, 4}), spread({2, 4, 2})});
+  einsum("ij,jk", {spread({3, 4}), spread({4, 2})});
+  einsum("bhd,bkd,k->hb", {spread({2, 3, 2}), spread({2, 4, 2}), spread({4})});
   cases.push_back({"Conv",
                    {spread({2, 3, 5, 6}), spread({4, 3, 3, 3}), spread({4})},
                    {list("pads", {1, 1, 1, 1})}});
@@ -162,6 +170,62 @@ void add_movement(std::vector<GradientCase>& cases) {
   cases.push_back({"GatherElements",
                    {spread({2, 4}), fixed(Tensor::from<int64_t>({2, 3}, {3, 0, 0, 1, 2, 1}))},
                    {number("axis", 1)}});
+  const Operand rows = fixed(Tensor::from<int64_t>({3, 1}, {4, 0, 2}));
+  const Operand twice = fixed(Tensor::from<int64_t>({3, 1}, {4, 0, 4}));
+  cases.push_back({"GatherND", {spread({5, 2}), twice}});
+  cases.push_back({"ScatterND", {spread({5, 2}), rows, spread({3, 2})}});
+  cases.push_back(
+      {"ScatterElements",
+       {spread({2, 4}), fixed(Tensor::from<int64_t>({2, 2}, {3, 0, 1, 2})), spread({2, 2})},
+       {number("axis", 1)}});
+  cases.push_back({"CumSum", {spread({2, 4}), fixed(Tensor::scalar<int64_t>(1))}});
+  cases.push_back({"CumSum",
+                   {spread({2, 4}), fixed(Tensor::scalar<int64_t>(0))},
+                   {number("exclusive", 1), number("reverse", 1)}});
+}
+
+// 5 steps of 2 sequences, 3 inputs, 4 hidden.
+void add_recurrent(std::vector<GradientCase>& cases) {
+  const auto add = [&](const char* op, int64_t gates, int64_t directions, bool whole,
+                       std::vector<Attribute> attributes) {
+    const bool batch_major = std::any_of(attributes.begin(), attributes.end(),
+                                         [](const Attribute& a) { return a.name == "layout"; });
+    const Shape state = batch_major ? Shape{2, directions, 4} : Shape{directions, 2, 4};
+    GradientCase c{
+        op,
+        {spread(batch_major ? Shape{2, 5, 3} : Shape{5, 2, 3}, -1, 1),
+         spread({directions, gates * 4, 3}, -1, 1), spread({directions, gates * 4, 4}, -1, 1)}};
+    const bool lstm = gates == 4;
+    if (whole) {
+      c.inputs.push_back(spread({directions, gates * 8}, -1, 1));
+      c.inputs.push_back(fixed(Tensor::from<int32_t>({2}, {5, 3})));
+      c.inputs.push_back(spread(state, -1, 1));
+      if (lstm) c.inputs.push_back(spread(state, -1, 1));
+    }
+    c.attributes = std::move(attributes);
+    c.attributes.push_back(number("hidden_size", 4));
+    c.outputs = lstm ? 3 : 2;
+    cases.push_back(std::move(c));
+  };
+  const Attribute both = text("direction", "bidirectional");
+  const Attribute reverse = text("direction", "reverse");
+  add("RNN", 1, 1, false, {});
+  add("RNN", 1, 2, true, {both});
+  add("GRU", 3, 1, false, {});
+  add("GRU", 3, 2, true, {both});
+  add("GRU", 3, 1, false, {number("linear_before_reset", 1)});
+  add("GRU", 3, 2, true, {both, number("linear_before_reset", 1)});
+  add("LSTM", 4, 1, false, {});
+  add("LSTM", 4, 2, true, {both});
+  add("LSTM", 4, 1, true, {reverse, number("layout", 1)});
+}
+
+// No rows of their own: their bodies have.
+void add_bodies(std::vector<GradientCase>& cases) {
+  cases.push_back({"ReduceLogSum", {spread({2, 3}, 0.5, 3), ints({1})}});
+  cases.push_back({"Shrink", {spread({9})}, {real("lambd", 0.6f), real("bias", 0.2f)}});
+  cases.push_back({"Swish", {spread({9})}, {real("alpha", 0.7f)}, "", 24});
+  cases.push_back({"ThresholdedRelu", {spread({9})}, {real("alpha", 0.5f)}});
 }
 
 void add_layers(std::vector<GradientCase>& cases) {
@@ -183,6 +247,11 @@ void add_layers(std::vector<GradientCase>& cases) {
                    {},
                    "com.microsoft",
                    1});
+  cases.push_back({"GroupNormalization",
+                   {spread({2, 4, 3, 2}), spread({4}), spread({4})},
+                   {number("num_groups", 2)},
+                   "",
+                   21});
   cases.push_back({"InstanceNormalization", {spread({2, 3, 4, 2}), spread({3}), spread({3})}});
   cases.push_back(
       {"MaxPool",
@@ -209,6 +278,8 @@ std::vector<GradientCase> gradient_cases() {
   add_reductions(cases);
   add_movement(cases);
   add_layers(cases);
+  add_recurrent(cases);
+  add_bodies(cases);
   return cases;
 }
 
