@@ -197,7 +197,8 @@ class JobRun {
       return set;
     }
     calibrated_ = true;
-    if (flags_.data.empty() && flags_.calibration_data.empty()) {
+    const bool given = !flags_.data.empty() || !flags_.calibration_data.empty();
+    if (flags_.allow_random && !given) {
       report_.notes.push_back("calibrated on noise (--allow-random): accuracy means little");
     }
     progress_.stage("calibrating");

@@ -195,6 +195,10 @@ std::vector<std::string> skip_lines(const Report& report) {
   constexpr size_t kMost = 8;
   for (size_t i = 0; i < rows.size() && i < kMost; ++i) {
     const auto& nodes = rows[i]->second;
+    if (nodes[0].empty()) {  // of the whole model
+      out.push_back(rows[i]->first);
+      continue;
+    }
     out.push_back(fmt::format("{}: {} node{} ({}{})", rows[i]->first, nodes.size(),
                               nodes.size() == 1 ? "" : "s", nodes[0],
                               nodes.size() > 1 ? ", ..." : ""));

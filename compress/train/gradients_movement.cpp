@@ -84,6 +84,10 @@ std::string refuse_interpolation(const Gradient& g) {
   return refuse_computed(g);
 }
 
+void reverse_sequence(Gradient& g) {
+  g.give(0, g.op("ReverseSequence", {g.dy(), g.in(1)}, g.node().attributes));
+}
+
 ValueId zeros_like(const Gradient& g, ValueId id) {
   return g.op("Expand", {g.scalar(0), g.shape_of(id)});
 }
@@ -148,6 +152,7 @@ constexpr GradientDef kRows[] = {
     {"", "Tile", move, refuse_computed},
     {"", "DepthToSpace", move},
     {"", "SpaceToDepth", move},
+    {"", "ReverseSequence", reverse_sequence},
     {"", "Trilu", move, refuse_computed},
     {"", "Resize", move, refuse_interpolation},
     {"", "Upsample", move, refuse_interpolation},

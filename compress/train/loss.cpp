@@ -168,6 +168,7 @@ class LossBuilder {
 
   Loss build() {
     const std::string output = output_name(student_.graph, options_.student_output);
+    check_float(output);
     loss_.logits = b_.rows(logits_of(student_.graph, output));
     for (const LossTerm& term : options_.terms) {
       const ValueId value = b_.scaled(term_of(term, output), term.weight);
@@ -184,6 +185,14 @@ class LossBuilder {
       names.push_back(graph.value(id).name);
     }
     fail(ErrorCode::usage, "the model has no output '{}'{}", wanted, suggestion(wanted, names));
+  }
+
+  void check_float(const std::string& output) const {
+    const DType dtype = student_.graph.value(student_.graph.find_value(output)).type.dtype;
+    if (dtype == DType::undefined || dtype == DType::float32 || dtype == DType::float64) return;
+    fail(ErrorCode::usage,
+         "output '{}' is {}: no loss compares that; name another: --student-output", output,
+         info(dtype).name);
   }
 
   ValueId label() {

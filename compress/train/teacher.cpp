@@ -15,9 +15,11 @@ constexpr uint64_t kFileBytes = uint64_t{4} << 30;
 
 }  // namespace
 
-Teacher::Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples)
+Teacher::Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples,
+                 int64_t batch)
     : inputs_(inputs),
-      session_(cut_teacher(teacher, inputs)),
+      session_(in_context([] { return "the teacher"; },
+                          [&] { return cut_teacher(teacher, inputs, batch); })),
       may_keep_(may_keep),
       samples_(samples) {}
 
@@ -39,7 +41,8 @@ void Teacher::compute(const std::vector<int64_t>& indices, const std::vector<Nam
     }
     own.push_back({wanted[i].first, same == sample.end() ? sample[i].tensor : same->tensor});
   }
-  std::vector<Tensor> outputs = session_.run(own);
+  std::vector<Tensor> outputs =
+      in_context([] { return "the teacher"; }, [&] { return session_.run(own); });
   for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
     if (outputs[k].dtype() != DType::float32) outputs[k] = convert(outputs[k], DType::float32);
     keep(indices, k, outputs[k]);

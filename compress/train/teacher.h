@@ -14,8 +14,9 @@ namespace compress::train {
 class Teacher {
  public:
   // `may_keep`: a sample's outputs are the same whenever it is fed (no augmentation). `samples`:
-  // how many there are.
-  Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples);
+  // how many there are; `batch`: the most at once.
+  Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples,
+          int64_t batch);
 
   // Appends a feed for each value; samples are told apart by their index.
   void feed(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,

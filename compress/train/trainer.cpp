@@ -100,8 +100,8 @@ class Trainer {
     }
     if (teacher != nullptr && !graph_.inputs.teacher.empty()) {
       const size_t samples = indices_.size() + held_back_.size();
-      teacher_ =
-          std::make_unique<Teacher>(*teacher, graph_.inputs, !options.augment.any(), samples);
+      teacher_ = std::make_unique<Teacher>(*teacher, graph_.inputs, !options.augment.any(), samples,
+                                           options.batch);
       use_teacher_file();
     }
     if (!held_back_.empty()) evaluator_ = std::make_unique<Session>(evaluation_.model);
@@ -168,6 +168,7 @@ class Trainer {
       if (label.shape().rank() == 2 && label.shape()[1] == 1) {
         label = label.reshaped({label.shape()[0]});
       }
+      check_labels(label, samples);
       feeds.push_back({inputs.label, std::move(label)});
     }
     if (teacher_ != nullptr) teacher_->feed(samples, sample.inputs, feeds);
@@ -178,6 +179,26 @@ class Trainer {
       feeds.push_back({graph_.step, Tensor::scalar<int64_t>(progress_.step)});
     }
     return feeds;
+  }
+
+  void check_labels(const Tensor& label, const std::vector<int64_t>& samples) const {
+    const Graph& graph = evaluation_.model.graph;
+    const TypeInfo& logits = graph.value(graph.outputs()[1]).type;
+    if (!logits.has_shape) return;
+    if (label.shape().rank() != logits.shape.rank() - 1) {
+      fail(ErrorCode::usage,
+           "labels of shape {} for outputs of shape {}; give a class for each row",
+           label.shape().to_string(), logits.shape.to_string());
+    }
+    const int64_t classes = logits.shape[logits.shape.rank() - 1];
+    const TensorData data = label.read();
+    const std::span<const int64_t> values = data.as<int64_t>();
+    const size_t each = std::max<size_t>(values.size() / samples.size(), 1);
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] >= 0 && (classes < 0 || values[i] < classes)) continue;
+      fail(ErrorCode::usage, "sample {} has the label {}; the model has classes 0 to {}",
+           samples[std::min(i / each, samples.size() - 1)], values[i], classes - 1);
+    }
   }
 
   double run_batch(const std::vector<int64_t>& samples) {
@@ -449,9 +470,9 @@ class Trainer {
 }  // namespace
 
 std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed) {
-  const auto count =
-      static_cast<size_t>(std::clamp(part, 0.0, 0.9) * static_cast<double>(indices.size()));
-  if (count == 0) return {};
+  if (!(part > 0) || indices.size() < 2) return {};
+  const double exact = std::min(part, 0.9) * static_cast<double>(indices.size());
+  const auto count = std::max<size_t>(static_cast<size_t>(exact), 1);
   std::vector<int64_t> drawn(indices.size());
   std::iota(drawn.begin(), drawn.end(), 0);
   shuffle(drawn, mixed_bits(seed ^ 0x56414C4944u));

@@ -23,6 +23,17 @@ Model prepared(const Model& source, int64_t batch) {
   return model;
 }
 
+bool has_half_weights(const Graph& graph) {
+  for (ValueId id = 0; id < graph.value_slots(); ++id) {
+    const Value& value = graph.value(id);
+    if (value.alive && value.is_constant() && value.constant.dtype() == DType::float16 &&
+        value.constant.shape().rank() > 1) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void set_outputs(Graph& graph, std::span<const ValueId> wanted) {
   // Outputs cannot be removed, only set; what is not wanted any more repeats the first.
   for (size_t i = 0; i < graph.outputs().size(); ++i) {
@@ -71,7 +82,8 @@ TrainingGraph make_training_graph(const Model& student, const Model* teacher, bo
   Graph& graph = out.model.graph;
   std::vector<Parameter> parameters = find_parameters(graph, {options.learn_scales});
   if (parameters.empty()) {
-    fail(ErrorCode::unsupported, "the model has no float32 weights to train");
+    fail(ErrorCode::unsupported, "the model has no float32 weights to train{}",
+         has_half_weights(graph) ? "; those in float16 stay as they are" : "");
   }
   bind_parameters(graph, parameters);
   if (options.batch_statistics) out.states = train_batch_norm(graph);
@@ -121,8 +133,9 @@ EvaluationGraph make_evaluation_graph(const Model& student, const Model* teacher
   return out;
 }
 
-Model cut_teacher(const Model& teacher, const LossInputs& inputs) {
+Model cut_teacher(const Model& teacher, const LossInputs& inputs, int64_t batch) {
   Model model = teacher;
+  free_batch(model, batch);
   std::vector<ValueId> wanted;
   for (const std::string& name : inputs.sources) wanted.push_back(model.graph.find_value(name));
   set_outputs(model.graph, wanted);

@@ -34,7 +34,7 @@ EvaluationGraph make_evaluation_graph(const Model& student, const Model* teacher
                                       const TrainOptions& options, const TrainingGraph& training);
 
 // The teacher, cut to the values that a loss reads, as its outputs in that order.
-Model cut_teacher(const Model& teacher, const LossInputs& inputs);
+Model cut_teacher(const Model& teacher, const LossInputs& inputs, int64_t batch);
 
 // Inputs whose first dimension is 1 or unknown take batches; fails (usage) where the model was made
 // for single samples.

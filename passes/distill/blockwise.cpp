@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <numeric>
 
 #include "compress/error.h"
 #include "compress/graph/builder.h"
@@ -116,37 +116,19 @@ class Blockwise {
            "--blockwise wants a teacher with values of the same names and shapes: the model that "
            "this one was made from");
     }
-    std::vector<int64_t> rest(indices_.size());
-    for (size_t i = 0; i < rest.size(); ++i) rest[i] = static_cast<int64_t>(i);
+    std::vector<int64_t> rest = all_samples();
     held_ = train::hold_back(rest, options_.train.validation, options_.train.seed);
     if (held_.empty()) {
       fail(ErrorCode::usage, "--blockwise keeps what is best on samples held back; there are none");
     }
     final_ = outputs_of(cut_at(teacher_, blocks_.back().target), held_);
-    const double start = judge();
-    double best = start;
-    Model kept = student_;
-    size_t blocks = 0;
-    for (size_t k = 0; k < blocks_.size(); ++k) {
-      train_block(k);
-      const double now = judge();
-      say(fmt::format("block {}/{} ({}), held back {:.5g} from {:.5g}", k + 1, blocks_.size(),
-                      blocks_[k].target, now, start));
-      rows_.back()["outputs"] = now;
-      if (!(now < best)) continue;
-      best = now;
-      blocks = k + 1;
-      kept = student_;
-    }
-    student_ = std::move(kept);
-    return finish(start, best, blocks);
+    start_ = best_ = judge(student_);
+    learn_in_a_row();
+    refine();
+    return finish();
   }
 
  private:
-  void say(const std::string& line) const {
-    if (log_) log_(line);
-  }
-
   std::vector<NamedTensor> feeds_of(const Session& session, int64_t sample) const {
     std::vector<NamedTensor> feeds = data_.get(indices_[static_cast<size_t>(sample)]).inputs;
     std::erase_if(feeds, [&](const NamedTensor& feed) {
@@ -165,8 +147,8 @@ class Blockwise {
   }
 
   // How far the last block's outputs are from the teacher's on what is held back.
-  double judge() const {
-    const Tensors now = outputs_of(cut_at(student_, blocks_.back().output), held_);
+  double judge(const Model& student) const {
+    const Tensors now = outputs_of(cut_at(student, blocks_.back().output), held_);
     double sum = 0;
     for (size_t i = 0; i < now.size(); ++i) sum += distance(final_[i], now[i]);
     return sum / static_cast<double>(now.size());
@@ -182,22 +164,74 @@ class Blockwise {
     }
   }
 
-  void train_block(size_t k) {
+  // First all blocks, each by its own error: later ones make up for earlier ones, so that the model
+  // may be worse on the way. The first k stay, for the k with the best outputs.
+  void learn_in_a_row() {
+    Model kept = student_;
+    for (size_t k = 0; k < blocks_.size(); ++k) {
+      std::vector<Candidate> found = learn(k);
+      const auto least =
+          std::min_element(found.begin(), found.end(),
+                           [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; });
+      if (least != found.end()) train::apply_result(student_, least->result);
+      const double now = judge(student_);
+      record(1, k, least != found.end() ? least->rate : 0, now);
+      advance(k);
+      if (!(now < best_)) continue;
+      best_ = now;
+      kept_ = k + 1;
+      kept = student_;
+    }
+    student_ = std::move(kept);
+  }
+
+  // Then once more from what was kept, block by block: what stays is what makes the outputs better
+  // at once.
+  void refine() {
+    for (size_t k = 0; k < blocks_.size(); ++k) {
+      double rate = 0;
+      Model better;
+      for (const Candidate& candidate : learn(k)) {
+        Model trial = student_;
+        train::apply_result(trial, candidate.result);
+        const double now = judge(trial);
+        if (!(now < best_)) continue;
+        best_ = now;
+        rate = candidate.rate;
+        better = std::move(trial);
+      }
+      if (rate > 0) {
+        student_ = std::move(better);
+        ++refined_;
+      }
+      record(2, k, rate, best_);
+      advance(k);
+    }
+  }
+
+  void record(int pass, size_t k, double rate, double outputs) {
+    rows_.push_back(
+        {{"pass", pass}, {"block", blocks_[k].target}, {"lr", rate}, {"outputs", outputs}});
+    if (!log_) return;
+    log_(fmt::format("pass {}, block {}/{} ({}), lr {:.2g}, held back {:.5g} from {:.5g}", pass,
+                     k + 1, blocks_.size(), blocks_[k].target, rate, outputs, start_));
+  }
+
+  struct Candidate {
+    double rate = 0, loss = 0;
+    train::TrainResult result;
+  };
+
+  // Each rate from the same start; those that made the block better on what is held back.
+  std::vector<Candidate> learn(size_t k) {
     const Block& block = blocks_[k];
-    std::vector<int64_t> all(indices_.size());
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
+    if (k == 0) inputs_.clear();
+    const std::vector<int64_t> all = all_samples();
     const Tensors targets = outputs_of(cut_at(teacher_, block.target), all);
     check_size(targets);
     Model part = cut_block(student_, block);
     part.graph.add_input(kTarget, {DType::float32, false, {}});
-    const std::string input = block.input.empty() ? "" : block.input + "/block";
-    BlockSamples samples(data_, indices_, input, inputs_, targets);
-    learn(part, samples, all);
-    if (k + 1 < blocks_.size()) advance(cut_block(student_, block), input, all);
-  }
-
-  // Each rate from the same start; the best on what is held back, which may be the start.
-  void learn(const Model& part, BlockSamples& samples, const std::vector<int64_t>& all) {
+    BlockSamples samples(data_, indices_, input_of(block), inputs_, targets);
     const Model teacher = echo();
     train::TrainOptions options = options_.train;
     options.loss.terms = train::parse_loss("mse");
@@ -206,31 +240,34 @@ class Blockwise {
     options.keep_best = true;
     std::vector<double> rates(kRates.begin(), kRates.end());
     if (options_.rate > 0) rates = {options_.rate};
-    double least = std::numeric_limits<double>::infinity();
-    train::TrainResult best;
-    double rate_of_best = 0, start = 0;
+    std::vector<Candidate> out;
     for (const double rate : rates) {
       options.schedule.rate = rate;
       train::TrainResult result = train::train(part, &teacher, samples, all, options);
-      const auto at = static_cast<size_t>(result.best_epoch);
-      const double loss = result.epochs.at(at).validation_loss;
-      start = result.epochs[0].validation_loss;
-      if (!(loss < least)) continue;
-      least = loss;
-      rate_of_best = result.best_epoch > 0 ? rate : 0;
-      best = std::move(result);
+      if (result.best_epoch == 0) continue;
+      const double loss = result.epochs.at(static_cast<size_t>(result.best_epoch)).validation_loss;
+      out.push_back({rate, loss, std::move(result)});
     }
-    rows_.push_back({{"lr", rate_of_best}, {"start", start}, {"loss", least}});
-    if (best.best_epoch == 0) return;
-    train::apply_result(student_, best);
-    ++trained_;
+    return out;
+  }
+
+  static std::string input_of(const Block& block) {
+    return block.input.empty() ? "" : block.input + "/block";
+  }
+
+  std::vector<int64_t> all_samples() const {
+    std::vector<int64_t> all(indices_.size());
+    std::iota(all.begin(), all.end(), 0);
+    return all;
   }
 
   // What the next block reads.
-  void advance(const Model& part, const std::string& input, const std::vector<int64_t>& all) {
-    Session session(part);
+  void advance(size_t k) {
+    if (k + 1 == blocks_.size()) return;
+    const std::string input = input_of(blocks_[k]);
+    Session session(cut_block(student_, blocks_[k]));
     Tensors next;
-    for (const int64_t sample : all) {
+    for (const int64_t sample : all_samples()) {
       std::vector<NamedTensor> feeds;
       if (input.empty()) {
         feeds = feeds_of(session, sample);
@@ -243,18 +280,17 @@ class Blockwise {
     check_size(inputs_);
   }
 
-  PassResult finish(double start, double best, size_t blocks) {
+  PassResult finish() {
     PassResult out;
-    out.changed = blocks > 0;
-    for (size_t k = 0; k < blocks_.size(); ++k) rows_[k]["block"] = blocks_[k].target;
+    out.changed = kept_ + refined_ > 0;
     out.details = {{"samples", static_cast<int64_t>(indices_.size() - held_.size())},
                    {"held_back", static_cast<int64_t>(held_.size())},
                    {"blocks", static_cast<int64_t>(blocks_.size())},
-                   {"blocks_trained", trained_},
-                   {"blocks_kept", static_cast<int64_t>(blocks)},
-                   {"start", start},
-                   {"best", best},
-                   {"rows", rows_}};
+                   {"blocks_kept", static_cast<int64_t>(kept_)},
+                   {"blocks_refined", static_cast<int64_t>(refined_)},
+                   {"start", start_},
+                   {"best", best_},
+                   {"rows", std::move(rows_)}};
     if (!out.changed) {
       out.skipped.push_back({"", fmt::format("no block's training brought the outputs on the {} "
                                              "samples held back closer to the teacher's",
@@ -274,7 +310,9 @@ class Blockwise {
   Tensors final_;              // the teacher's outputs on those
   Tensors inputs_;             // of the next block
   Json rows_ = Json::array();
-  int64_t trained_ = 0;
+  double start_ = 0, best_ = 0;
+  size_t kept_ = 0;     // blocks, of the first pass
+  size_t refined_ = 0;  // of the second
 };
 
 }  // namespace

@@ -19,8 +19,8 @@ struct BlockwiseOptions {
   double rate = 0;
 };
 
-// Trains the weights of `student` in place. Kept is what the first k blocks' training gave for the
-// k with the best outputs on the samples held back; none where that is none.
+// Trains the weights of `student` in place, all blocks in a row and then once more one by one. Kept
+// is what gives the best outputs on the samples held back, which may be the start.
 PassResult distill_blockwise(Model& student, const Model& teacher, SampleSource& data,
                              const std::vector<int64_t>& indices, const BlockwiseOptions& options,
                              const std::function<void(std::string_view)>& log);

@@ -119,9 +119,12 @@ class Training {
   PassResult run_blockwise(const Model* teacher, const CalibrationSamples& samples,
                            const TrainOptions& options) {
     if (teacher == nullptr) fail(ErrorCode::usage, "--blockwise learns from a teacher; name one");
-    for (const char* other : {"loss", "checkpoint", "sparsity-schedule", "teacher-cache"}) {
+    for (const char* other :
+         {"loss", "checkpoint", "sparsity-schedule", "teacher-cache", "flip", "crop"}) {
       if (context_.options.given(other)) {
-        fail(ErrorCode::usage, "--blockwise has no --{}: each layer is compared by squared error",
+        fail(ErrorCode::usage,
+             "--blockwise has no --{}: each layer is compared by squared error, on the samples as "
+             "they are",
              other);
       }
     }

@@ -157,6 +157,9 @@ void add_movement(std::vector<GradientCase>& cases) {
   cases.push_back({"Tile", {spread({2, 3}), ints({2, 2})}});
   cases.push_back({"DepthToSpace", {spread({1, 8, 2, 3})}, {number("blocksize", 2)}});
   cases.push_back({"SpaceToDepth", {spread({1, 2, 4, 6})}, {number("blocksize", 2)}});
+  cases.push_back({"ReverseSequence",
+                   {spread({4, 2, 3}), fixed(Tensor::from<int64_t>({2}, {3, 4}))},
+                   {number("time_axis", 0), number("batch_axis", 1)}});
   cases.push_back({"Trilu", {spread({4, 4})}, {number("upper", 0)}});
   const Operand scales = fixed(Tensor::from<float>({4}, {1, 1, 2, 1.5}));
   cases.push_back({"Resize", {spread({1, 2, 3, 4}), kOmitted, scales}});

@@ -313,6 +313,77 @@ TEST_CASE("a student learns a teacher's outputs without labels") {
   }
 }
 
+TEST_CASE("labels that the model has no class for are named, as are outputs of another kind") {
+  class Wrong : public Quadrants {
+   public:
+    explicit Wrong(Tensor label) : Quadrants(20), label_(std::move(label)) {}
+    Sample get(int64_t index) override {
+      Sample sample = Quadrants::get(index);
+      if (index == 7) sample.label = label_;
+      return sample;
+    }
+
+   private:
+    Tensor label_;
+  };
+  TrainOptions options = options_for("cross-entropy");
+  options.batch = 1;
+  const auto message = [&](Tensor label) {
+    Wrong data(std::move(label));
+    try {
+      train::train(small_net(), nullptr, data, all_of(data), options);
+    } catch (const Error& error) {
+      return error.message();
+    }
+    return std::string("accepted");
+  };
+  CHECK(message(Tensor::from<int64_t>({1}, {4})).find("sample 7 has the label 4") == 0);
+  CHECK(message(Tensor::from<int64_t>({1}, {-1})).find("sample 7 has the label -1") == 0);
+  CHECK(message(Tensor::from<int64_t>({1, 2}, {1, 2})).find("labels of shape [1,2]") == 0);
+}
+
+TEST_CASE("an LSTM learns") {
+  // Whether the first of six values is above the last.
+  class Sequences : public SampleSource {
+   public:
+    int64_t size() const override { return 96; }
+    Sample get(int64_t index) override {
+      Sample sample;
+      const Tensor x = random_floats({1, 6, 1}, static_cast<uint32_t>(index) + 50);
+      const TensorData data = x.read();
+      sample.inputs.push_back({"x", x});
+      sample.label = Tensor::from<int64_t>({1}, {data.as<float>()[0] > data.as<float>()[5]});
+      return sample;
+    }
+    bool labelled() const override { return true; }
+    std::string description() const override { return "sequences"; }
+  };
+  GraphBuilder b;
+  const int64_t batch = b.graph().symbol("batch");
+  const ValueId x = b.graph().add_input("x", {DType::float32, true, Shape{batch, 6, 1}});
+  const auto weights = [&](const Shape& shape, uint32_t seed) {
+    return b.constant(random_floats(shape, seed, 0.3f), "w");
+  };
+  const ValueId steps = b.op("Transpose", {x}, {attr("perm", std::vector<int64_t>{1, 0, 2})});
+  const std::vector<ValueId> lstm = b.op_n(
+      "LSTM", 2, {steps, weights({1, 32, 1}, 1), weights({1, 32, 8}, 2), weights({1, 64}, 3)},
+      {attr("hidden_size", int64_t{8})});
+  const ValueId last =
+      b.op("Squeeze", {lstm[1], b.constant(Tensor::from<int64_t>({1}, {0}), "axes")});
+  b.output(b.op("Gemm", {last, weights({8, 2}, 4), weights({2}, 5)}), "y");
+  Model model = std::move(b).model(17);
+  infer_types(model);
+  Sequences data;
+  TrainOptions options = options_for("cross-entropy");
+  options.epochs = 15;
+  options.batch = 16;
+  options.schedule.rate = 0.02;
+  const TrainResult result = train::train(model, nullptr, data, all_of(data), options);
+  CHECK(result.parameters == 32 + 256 + 64 + 16 + 2);
+  CHECK(result.epochs.back().accuracy >= 0.8);
+  CHECK(result.epochs.back().validation_loss < 0.7 * result.epochs[0].validation_loss);
+}
+
 TEST_CASE("divergence stops training and keeps the last good parameters") {
   Quadrants data(100);
   TrainOptions options = options_for("cross-entropy", 4);
