@@ -15,6 +15,7 @@
 //   MoveGradient         dy, shape, ...       "of", "of_opset": an operator whose outputs are each
 //                                             one input or none (Slice, Pad, nearest Resize...);
 //                                             its attributes, and its operands from the second on
+//   ResizeGradient       dy, shape, ...       likewise, of a linear or cubic Resize
 //   FakeQuantizeGradient dy, x, scale, [zero point] -> dx, dscale    axis, lo, hi
 //   Mask                 x, step              dropout: ratio, seed, id
 //   RecurrentGradient    inputs of LSTM, GRU or RNN, then [dy, dh, dc] from slot 8 on
@@ -36,6 +37,7 @@ extern const std::span<const OpDef> kPoolGradients;       // gradient_pool.cpp
 extern const std::span<const OpDef> kNormGradients;       // gradient_norm.cpp
 extern const std::span<const OpDef> kMoveGradients;       // gradient_move.cpp
 extern const std::span<const OpDef> kQuantizeGradients;   // gradient_quantize.cpp
+extern const std::span<const OpDef> kResizeGradients;     // resize.cpp
 extern const std::span<const OpDef> kRecurrentGradients;  // gradient_recurrent.cpp
 
 constexpr OpDef gradient_row(std::string_view name, InferFn infer, PrepareFn prepare) {

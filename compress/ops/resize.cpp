@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "compress/ops/families.h"
+#include "compress/ops/gradient_families.h"
 #include "compress/ops/support.h"
+#include "compress/ops/typed.h"
 
 namespace compress {
 namespace {
@@ -388,7 +390,7 @@ Kernel passes_kernel(const NodeContext& context, const ResizeSpec& spec, std::ve
           2 * buffer};
 }
 
-Kernel prepare_filtered(const NodeContext& context, const ResizeSpec& spec, bool cubic) {
+std::vector<Pass> passes_of(const NodeContext& context, const ResizeSpec& spec, bool cubic) {
   Shape shape = context.shape(0);
   std::vector<Pass> passes;
   for (int d = 0; d < shape.rank(); ++d) {
@@ -400,6 +402,11 @@ Kernel prepare_filtered(const NodeContext& context, const ResizeSpec& spec, bool
     shape[d] = spec.out[d];
     passes.push_back(std::move(pass));
   }
+  return passes;
+}
+
+Kernel prepare_filtered(const NodeContext& context, const ResizeSpec& spec, bool cubic) {
+  const std::vector<Pass> passes = passes_of(context, spec, cubic);
   return dispatch(ResizeTypes(), context, context.dtype(0),
                   [&](auto tag) { return passes_kernel<decltype(tag)>(context, spec, passes); });
 }
@@ -417,6 +424,75 @@ Kernel prepare_resize(const NodeContext& context) {
   context.invalid(fmt::format("mode '{}'", printable(mode)));
 }
 
+// --- The gradient of linear and cubic: the same passes in reverse order, each the other way
+// --------
+
+template <class T>
+void run_back(const Pass& pass, const T* dy, T* dx) {
+  parallel_for(0, pass.outer, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      T* to = dx + o * pass.in * pass.inner;
+      std::fill_n(to, pass.in * pass.inner, T{0});
+      const T* from = dy + o * pass.out * pass.inner;
+      for (size_t tap = 0; tap < pass.index.size(); ++tap) {
+        const T weight = static_cast<T>(pass.weight[tap]);
+        if (weight == 0) continue;
+        const T* row = from + static_cast<int64_t>(tap) / pass.width * pass.inner;
+        T* sum = to + pass.index[tap] * pass.inner;
+        for (int64_t i = 0; i < pass.inner; ++i) sum[i] += weight * row[i];
+      }
+    }
+  });
+}
+
+Kernel prepare_gradient(const NodeContext& c) {
+  // The operator, as it was prepared.
+  Node node;
+  node.name = c.node().name;
+  node.op_type = c.node().string_or("of", "");
+  node.attributes = c.node().attributes;
+  NodeContext forward(node, static_cast<int>(c.node().int_or("of_opset", 1)));
+  const auto operand = [&](const TypeInfo& type, const Tensor* constant, bool given) {
+    node.inputs.push_back(given ? static_cast<ValueId>(node.inputs.size()) : kNoValue);
+    forward.input_types.push_back(type);
+    forward.constants.push_back(constant);
+  };
+  operand(c.output_types[0], nullptr, true);
+  for (int i = 2; i < c.input_count(); ++i) {
+    operand(c.has_input(i) ? c.in(i) : TypeInfo(), c.constant(i), c.has_input(i));
+  }
+  const auto spec = spec_of(forward);
+  if (!spec || !(spec->out == c.shape(0))) c.invalid("a gradient of another shape");
+  std::vector<Pass> passes = passes_of(forward, *spec, node.string_or("mode", "") == "cubic");
+  const int64_t count = c.output_types[0].shape.count();
+  int64_t largest = std::max(count, spec->out.count());
+  for (const Pass& pass : passes) {
+    largest = std::max(largest, pass.outer * pass.inner * std::max(pass.in, pass.out));
+  }
+  return by_float(c, c.dtype(0), [&]<class T>(T) {
+    const size_t buffer = (static_cast<size_t>(largest) * sizeof(T) + 63) / 64 * 64;
+    return Kernel{"resize_gradient_ref",
+                  [=, passes = passes](const KernelArgs& args) {
+                    auto* here = reinterpret_cast<T*>(args.workspace);
+                    auto* there = reinterpret_cast<T*>(args.workspace + buffer);
+                    std::copy_n(args.inputs[0].as<const T>(), args.inputs[0].count(), here);
+                    for (auto pass = passes.rbegin(); pass != passes.rend(); ++pass) {
+                      run_back(*pass, here, there);
+                      std::swap(here, there);
+                    }
+                    std::copy_n(here, count, args.outputs[0].as<T>());
+                  },
+                  2 * buffer};
+  });
+}
+
+void infer_gradient(NodeContext& c) {
+  infer_shape_operand(c, 1, c.in(0).has_shape ? c.shape(0).rank() : -1);
+}
+
+constexpr OpDef kGradientRows[] = {
+    gradient_row("ResizeGradient", infer_gradient, prepare_gradient)};
+
 constexpr OpDef resize_row(std::string_view name, int since) {
   OpDef resize = row(name, since, infer_resize, prepare_resize);
   resize.quant.shares_scale = true;
@@ -431,5 +507,7 @@ constexpr OpDef kRows[] = {
 }  // namespace
 
 constinit const std::span<const OpDef> kResizeOps = kRows;
+
+const std::span<const OpDef> kResizeGradients = kGradientRows;
 
 }  // namespace compress

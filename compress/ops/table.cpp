@@ -67,6 +67,7 @@ std::span<const std::span<const OpDef>> families() {
       kMoveGradients,
       kQuantizeGradients,
       kRecurrentGradients,
+      kResizeGradients,
   };
   // clang-format on
   return rows;

@@ -28,6 +28,9 @@ std::vector<NamedTensor> pack_checkpoint(const Checkpoint& c) {
                                                                       p.step, p.best_epoch})});
   out.push_back({"progress/numbers",
                  Tensor::from<double>({kNumbers}, {p.best_loss, p.loss_sum, p.first_loss})});
+  for (const auto& [option, value] : c.run) {
+    out.push_back({"run/" + option, Tensor::scalar<int64_t>(value)});
+  }
   std::vector<double> rows;
   for (const EpochRecord& e : c.epochs) {
     const double row[] = {static_cast<double>(e.epoch), e.loss, e.validation_loss, e.accuracy,
@@ -68,6 +71,11 @@ void unpack_checkpoint(const std::vector<NamedTensor>& saved, Checkpoint& c) {
     }
     return *row->second;
   };
+  for (const auto& [option, value] : c.run) {
+    if (find("run/" + option, DType::int64, 1).to_int() == value) continue;
+    fail(ErrorCode::usage,
+         "the checkpoint is of a run with another {}; remove it, or train as it was begun", option);
+  }
   const auto counts = find("progress/counts", DType::int64, kCounts).to_ints();
   const auto numbers = find("progress/numbers", DType::float64, kNumbers).to_doubles();
   c.progress = {counts[0], counts[1],  counts[2],  counts[3],

@@ -2,7 +2,9 @@
 // business.
 #pragma once
 
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compress/core/tensor.h"
@@ -25,6 +27,8 @@ struct Progress {
 struct Checkpoint {
   Progress progress;
   std::vector<EpochRecord> epochs;
+  // What a run has to have in common with the one that goes on from here, by option.
+  std::vector<std::pair<std::string, int64_t>> run;
   // Borrowed vectors of one parameter or state.
   struct Slot {
     std::string name;
@@ -39,7 +43,7 @@ struct Checkpoint {
 };
 
 std::vector<NamedTensor> pack_checkpoint(const Checkpoint& checkpoint);
-// Fills in what was packed. Fails (usage) where it is of another model.
+// Fills in what was packed. Fails (usage) where it is of another model or run.
 void unpack_checkpoint(const std::vector<NamedTensor>& saved, Checkpoint& checkpoint);
 
 }  // namespace compress::train

@@ -62,13 +62,20 @@ std::string refuse_split(const Gradient& g) {
 }
 
 // Operators whose outputs are each one input element, or none.
-void move(Gradient& g) {
+void move_by(Gradient& g, std::string_view type) {
   std::vector<ValueId> inputs = {g.dy(), g.shape_of(g.in(0))};
   for (size_t i = 1; i < g.node().inputs.size(); ++i) inputs.push_back(g.in(i));
   std::vector<Attribute> attributes = g.node().attributes;
   attributes.push_back({"of", g.node().op_type, ""});
   attributes.push_back({"of_opset", static_cast<int64_t>(g.opset()), ""});
-  g.give(0, g.gradient_op("MoveGradient", std::move(inputs), std::move(attributes)));
+  g.give(0, g.gradient_op(type, std::move(inputs), std::move(attributes)));
+}
+
+void move(Gradient& g) { move_by(g, "MoveGradient"); }
+
+void resize(Gradient& g) {
+  const bool nearest = g.node().string_or("mode", "nearest") == "nearest";
+  move_by(g, nearest ? "MoveGradient" : "ResizeGradient");
 }
 
 std::string refuse_computed(const Gradient& g) {
@@ -79,8 +86,9 @@ std::string refuse_computed(const Gradient& g) {
 }
 
 std::string refuse_interpolation(const Gradient& g) {
-  const std::string mode = g.node().string_or("mode", "nearest");
-  if (mode != "nearest") return "mode " + mode;
+  const bool crops =
+      g.node().string_or("coordinate_transformation_mode", "") == "tf_crop_and_resize";
+  if (crops) return "tf_crop_and_resize";
   return refuse_computed(g);
 }
 
@@ -154,8 +162,8 @@ constexpr GradientDef kRows[] = {
     {"", "SpaceToDepth", move},
     {"", "ReverseSequence", reverse_sequence},
     {"", "Trilu", move, refuse_computed},
-    {"", "Resize", move, refuse_interpolation},
-    {"", "Upsample", move, refuse_interpolation},
+    {"", "Resize", resize, refuse_interpolation},
+    {"", "Upsample", resize, refuse_interpolation},
     {"", "Gather", gather},
     {"", "GatherElements", gather_elements},
     {"", "GatherND", gather_nd, refuse_gather_nd},

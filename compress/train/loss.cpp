@@ -6,6 +6,7 @@
 #include "compress/core/nearest.h"
 #include "compress/error.h"
 #include "compress/ops/support.h"
+#include "compress/train/augment.h"
 
 namespace compress::train {
 namespace {
@@ -249,7 +250,12 @@ class LossBuilder {
       fail(ErrorCode::usage, "this loss compares with a teacher; give --teacher");
     }
     const Graph& graph = teacher_->graph;
-    const std::string name = output_name(graph, options_.teacher_output);
+    std::string wanted = options_.teacher_output;
+    const ValueId same = graph.find_value(options_.student_output);
+    if (wanted.empty() && same != kNoValue && graph.is_output(same)) {
+      wanted = options_.student_output;
+    }
+    const std::string name = output_name(graph, wanted);
     const ValueId id = logits ? logits_of(graph, name) : graph.find_value(name);
     return from_teacher(graph.value(id).name, b_.graph().value(like).type);
   }
@@ -301,6 +307,18 @@ std::vector<LossTerm> parse_loss(std::string_view text) {
     if (plus == std::string_view::npos) return terms;
     text = text.substr(plus + 1);
   }
+}
+
+uint64_t loss_key(const LossOptions& options) {
+  std::string text = fmt::format("{} {} {}", options.label_smoothing, options.student_output,
+                                 options.teacher_output);
+  for (const LossTerm& term : options.terms) {
+    text += fmt::format("+{} {} {} {} {} {}", term.kind, term.temperature, term.alpha, term.weight,
+                        term.student, term.teacher);
+  }
+  uint64_t key = 0;
+  for (const char letter : text) key = mixed_bits(key + static_cast<unsigned char>(letter));
+  return key;
 }
 
 ValueId logits_of(const Graph& graph, std::string_view output) {

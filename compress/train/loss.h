@@ -1,6 +1,7 @@
 // Losses, appended to a graph as ordinary nodes.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,9 @@ struct LossOptions {
   std::string student_output;  // empty: the first
   std::string teacher_output;
 };
+
+// The same for the same loss.
+uint64_t loss_key(const LossOptions& options);
 
 // What a loss reads beside the model's own inputs.
 struct LossInputs {

@@ -3,18 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <map>
 #include <memory>
-#include <numeric>
-#include <optional>
-#include <set>
 
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "compress/runtime/session.h"
 #include "compress/train/checkpoint.h"
+#include "compress/train/samples.h"
+#include "compress/train/slot.h"
 #include "compress/train/teacher.h"
 #include "compress/train/training_graph.h"
 
@@ -24,51 +21,6 @@ namespace {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 // A loss that grows to so many times what it was at the start has diverged.
 constexpr double kDiverged = 1e4;
-
-// Samples 0..n-1 in an order drawn from the key (Fisher and Yates).
-void shuffle(std::vector<int64_t>& order, uint64_t key) {
-  for (size_t i = order.size(); i > 1; --i) {
-    key = mixed_bits(key + i);
-    std::swap(order[i - 1], order[static_cast<size_t>(key % i)]);
-  }
-}
-
-// Of what is not pruned.
-double relative_rate(const std::vector<float>& weights) {
-  constexpr double kUsual = 0.05;
-  double sum = 0, count = 0;
-  for (const float w : weights) {
-    sum += static_cast<double>(w) * static_cast<double>(w);
-    count += w != 0 ? 1 : 0;
-  }
-  return count > 0 ? std::clamp(std::sqrt(sum / count) / kUsual, 1e-4, 1.0) : 1.0;
-}
-
-// A parameter or state and what belongs to it. The session reads `values` in place.
-struct Slot {
-  std::string name;   // of the constant
-  std::string input;  // of the graph
-  Shape shape;
-  Tensor tensor;  // borrows `values`
-  std::shared_ptr<std::vector<float>> values;
-  std::vector<float> best;
-  std::vector<float> gradient;  // the sum over accumulated batches
-  std::vector<uint8_t> mask;
-  Moments moments;
-  bool decays = false;
-  bool is_scale = false;
-  bool prunes = false;  // a weight, no bias or norm
-  double rate = 1;      // part of the schedule's
-
-  Slot(std::string constant, std::string graph_input, const Tensor& initial)
-      : name(std::move(constant)), input(std::move(graph_input)), shape(initial.shape()) {
-    const TensorData data = initial.read();
-    const auto from = data.as<float>();
-    values = std::make_shared<std::vector<float>>(from.begin(), from.end());
-    tensor = Tensor::borrow(DType::float32, shape, values->data(), values);
-    best = *values;
-  }
-};
 
 class Trainer {
  public:
@@ -125,11 +77,6 @@ class Trainer {
   }
 
  private:
-  static void mask_zeros(Slot& slot) {
-    slot.mask.resize(slot.values->size());
-    for (size_t i = 0; i < slot.mask.size(); ++i) slot.mask[i] = (*slot.values)[i] != 0;
-  }
-
   // Outputs of an earlier run, or those for a later one.
   void use_teacher_file() {
     if (hooks_.teacher_outputs.empty() && !hooks_.save_teacher) return;
@@ -168,7 +115,8 @@ class Trainer {
       if (label.shape().rank() == 2 && label.shape()[1] == 1) {
         label = label.reshaped({label.shape()[0]});
       }
-      check_labels(label, samples);
+      const Graph& graph = evaluation_.model.graph;
+      check_labels(label, graph.value(graph.outputs()[1]).type, samples);
       feeds.push_back({inputs.label, std::move(label)});
     }
     if (teacher_ != nullptr) teacher_->feed(samples, sample.inputs, feeds);
@@ -179,26 +127,6 @@ class Trainer {
       feeds.push_back({graph_.step, Tensor::scalar<int64_t>(progress_.step)});
     }
     return feeds;
-  }
-
-  void check_labels(const Tensor& label, const std::vector<int64_t>& samples) const {
-    const Graph& graph = evaluation_.model.graph;
-    const TypeInfo& logits = graph.value(graph.outputs()[1]).type;
-    if (!logits.has_shape) return;
-    if (label.shape().rank() != logits.shape.rank() - 1) {
-      fail(ErrorCode::usage,
-           "labels of shape {} for outputs of shape {}; give a class for each row",
-           label.shape().to_string(), logits.shape.to_string());
-    }
-    const int64_t classes = logits.shape[logits.shape.rank() - 1];
-    const TensorData data = label.read();
-    const std::span<const int64_t> values = data.as<int64_t>();
-    const size_t each = std::max<size_t>(values.size() / samples.size(), 1);
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (values[i] >= 0 && (classes < 0 || values[i] < classes)) continue;
-      fail(ErrorCode::usage, "sample {} has the label {}; the model has classes 0 to {}",
-           samples[std::min(i / each, samples.size() - 1)], values[i], classes - 1);
-    }
   }
 
   double run_batch(const std::vector<int64_t>& samples) {
@@ -251,7 +179,7 @@ class Trainer {
         for (float& g : slot.gradient) g *= factor;
       }
       if (slot.is_scale) {
-        update_scale(slot, rate);
+        update_scale(options_.optimizer, rate, progress_.step + 1, slot);
       } else {
         update(options_.optimizer, rate * slot.rate, progress_.step + 1, slot.decays, slot.gradient,
                slot.mask, *slot.values, slot.moments);
@@ -260,20 +188,6 @@ class Trainer {
     }
     ++progress_.step;
     return true;
-  }
-
-  // What is learnt of a scale is its logarithm (Jain et al. 2020): a rate means the same for scales
-  // of any size, and they keep their sign.
-  void update_scale(Slot& slot, double rate) {
-    std::vector<float>& values = *slot.values;
-    for (size_t i = 0; i < values.size(); ++i) slot.gradient[i] *= values[i];
-    std::vector<float> moved(values.size(), 0.0f);
-    update(options_.optimizer, rate, progress_.step + 1, false, slot.gradient, {}, moved,
-           slot.moments);
-    constexpr float kMost = 0.5f;  // of one step, whatever the rate
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] *= std::exp(std::clamp(moved[i], -kMost, kMost));
-    }
   }
 
   // --- Epochs ------------------------------------------------------------------------------------
@@ -392,18 +306,6 @@ class Trainer {
     if (labels > 0) record.accuracy = static_cast<double>(right) / static_cast<double>(labels);
   }
 
-  static int64_t count_right(const TensorView& logits, const Tensor& label) {
-    const int64_t classes = logits.shape[logits.shape.rank() - 1];
-    const TensorData wanted = label.read();
-    const auto* row = logits.as<const float>();
-    int64_t right = 0;
-    for (const int64_t want : wanted.as<int64_t>()) {
-      right += std::max_element(row, row + classes) - row == want;
-      row += classes;
-    }
-    return right;
-  }
-
   // --- Checkpoints -------------------------------------------------------------------------------
 
   void save_sometimes() {
@@ -412,8 +314,18 @@ class Trainer {
     if (since.count() >= hooks_.save_seconds) save();
   }
 
+  // Rate and epochs may change on the way.
+  std::vector<std::pair<std::string, int64_t>> run_key() const {
+    return {{"--batch", options_.batch},
+            {"--accumulate", options_.accumulate},
+            {"--seed", static_cast<int64_t>(options_.seed)},
+            {"--loss", static_cast<int64_t>(loss_key(options_.loss))},
+            {"number of samples", static_cast<int64_t>(indices_.size())},
+            {"number of samples held back", static_cast<int64_t>(held_back_.size())}};
+  }
+
   Checkpoint checkpoint() {
-    Checkpoint state{progress_, result_.epochs, {}};
+    Checkpoint state{progress_, result_.epochs, run_key(), {}};
     for (auto* slots : {&slots_, &states_}) {
       for (Slot& slot : *slots) {
         state.slots.push_back({slot.name, slot.shape, slot.values.get(), &slot.best,
@@ -468,22 +380,6 @@ class Trainer {
 };
 
 }  // namespace
-
-std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed) {
-  if (!(part > 0) || indices.size() < 2) return {};
-  const double exact = std::min(part, 0.9) * static_cast<double>(indices.size());
-  const auto count = std::max<size_t>(static_cast<size_t>(exact), 1);
-  std::vector<int64_t> drawn(indices.size());
-  std::iota(drawn.begin(), drawn.end(), 0);
-  shuffle(drawn, mixed_bits(seed ^ 0x56414C4944u));
-  const std::set<int64_t> held(drawn.begin(), drawn.begin() + static_cast<std::ptrdiff_t>(count));
-  std::vector<int64_t> kept, out;
-  for (size_t i = 0; i < indices.size(); ++i) {
-    (held.contains(static_cast<int64_t>(i)) ? out : kept).push_back(indices[i]);
-  }
-  indices = std::move(kept);
-  return out;
-}
 
 TrainResult train(const Model& student, const Model* teacher, SampleSource& data,
                   std::vector<int64_t> indices, const TrainOptions& options,

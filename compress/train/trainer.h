@@ -89,10 +89,6 @@ TrainResult train(const Model& student, const Model* teacher, SampleSource& data
                   std::vector<int64_t> indices, const TrainOptions& options,
                   const TrainHooks& hooks = {}, const std::vector<NamedTensor>& resume = {});
 
-// Removes and returns the part of `indices` (sorted, as what is left) that train() holds back: one
-// at least, where there are two.
-std::vector<int64_t> hold_back(std::vector<int64_t>& indices, double part, uint64_t seed);
-
 // Sets the model's constants to what training made of them.
 void apply_result(Model& model, const TrainResult& result);
 

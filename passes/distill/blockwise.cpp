@@ -9,6 +9,7 @@
 #include "compress/graph/builder.h"
 #include "compress/ops/op.h"
 #include "compress/runtime/session.h"
+#include "compress/train/samples.h"
 #include "passes/distill/blocks.h"
 
 namespace compress {
@@ -237,6 +238,7 @@ class Blockwise {
     options.loss.terms = train::parse_loss("mse");
     options.batch_statistics = false;
     options.integer_rate = kIntegerRate;
+    options.relative_rates = false;  // steps of integers are relative
     options.keep_best = true;
     std::vector<double> rates(kRates.begin(), kRates.end());
     if (options_.rate > 0) rates = {options_.rate};

@@ -85,7 +85,8 @@ constexpr std::array kCommon = {
               "training samples, evenly spaced; 0: all there are", "0..1000000000000"},
     OptionDef{"student-output", OptionType::text, "",
               "the output that is trained (default: first)"},
-    OptionDef{"teacher-output", OptionType::text, "", "the teacher's output (default: first)"},
+    OptionDef{"teacher-output", OptionType::text, "",
+              "the teacher's output (default: of the same name as --student-output, else first)"},
     OptionDef{"teacher-cache", OptionType::text, "",
               "file of the teacher's outputs: made where it does not exist, else they are taken "
               "from it and the teacher does not run"},

@@ -164,6 +164,15 @@ void add_movement(std::vector<GradientCase>& cases) {
   const Operand scales = fixed(Tensor::from<float>({4}, {1, 1, 2, 1.5}));
   cases.push_back({"Resize", {spread({1, 2, 3, 4}), kOmitted, scales}});
   cases.push_back({"Resize", {spread({1, 2, 4, 4}), kOmitted, kOmitted, ints({1, 2, 3, 2})}});
+  cases.push_back({"Resize", {spread({1, 2, 3, 4}), kOmitted, scales}, {text("mode", "linear")}});
+  cases.push_back({"Resize",
+                   {spread({2, 1, 5, 4}), kOmitted, kOmitted, ints({2, 1, 3, 7})},
+                   {text("mode", "linear"), number("antialias", 1)}});
+  cases.push_back(
+      {"Resize",
+       {spread({1, 1, 4, 5}), kOmitted, kOmitted, ints({1, 1, 7, 3})},
+       {text("mode", "cubic"), text("coordinate_transformation_mode", "align_corners")}});
+  cases.push_back({"Upsample", {spread({1, 2, 3, 4}), scales}, {text("mode", "linear")}, "", 9});
   cases.push_back({"Upsample", {spread({1, 2, 3, 4}), scales}, {}, "", 9});
   cases.push_back(
       {"Gather", {spread({5, 3}), fixed(Tensor::from<int64_t>({2, 2}, {4, 0, -1, 2}))}});

@@ -277,6 +277,32 @@ TEST_CASE("a checkpoint of another model is refused") {
                   Error);
 }
 
+TEST_CASE("a checkpoint of a run with other options is refused") {
+  Quadrants data(64);
+  std::vector<NamedTensor> saved;
+  train::TrainHooks hooks;
+  hooks.save = [&](const std::vector<NamedTensor>& state) { saved = state; };
+  train::train(small_net(), nullptr, data, all_of(data), options_for("cross-entropy", 1), hooks);
+  const auto message = [&](const TrainOptions& options) {
+    try {
+      train::train(small_net(), nullptr, data, all_of(data), options, {}, saved);
+    } catch (const Error& error) {
+      return error.message();
+    }
+    return std::string("accepted");
+  };
+  TrainOptions options = options_for("cross-entropy", 2);
+  CHECK(message(options) == "accepted");
+  options.batch = 8;
+  CHECK(message(options).find("another --batch") != std::string::npos);
+  options = options_for("cross-entropy", 2);
+  options.loss.label_smoothing = 0.1;
+  CHECK(message(options).find("another --loss") != std::string::npos);
+  options = options_for("cross-entropy", 2);
+  options.validation = 0.25;
+  CHECK(message(options).find("another number of samples") != std::string::npos);
+}
+
 TEST_CASE("zeros stay zeros where sparsity is kept") {
   Quadrants data(80);
   Model model = small_net();
