@@ -177,11 +177,11 @@ struct Store {
         _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     const __m128i first = _mm256_castsi256_si128(four);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(out), first);
-    _mm_storeh_pd(reinterpret_cast<double*>(out + p.ldc), _mm_castsi128_pd(first));
+    _mm_storeh_pi(reinterpret_cast<__m64*>(out + p.ldc), _mm_castsi128_ps(first));
     if constexpr (kTwo) return;
     const __m128i second = _mm256_extracti128_si256(four, 1);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 2 * p.ldc), second);
-    _mm_storeh_pd(reinterpret_cast<double*>(out + 3 * p.ldc), _mm_castsi128_pd(second));
+    _mm_storeh_pi(reinterpret_cast<__m64*>(out + 3 * p.ldc), _mm_castsi128_ps(second));
   }
 
   bool is_whole(int64_t whole_rows) const noexcept {

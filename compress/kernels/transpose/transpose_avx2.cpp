@@ -99,9 +99,9 @@ void turn(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride
     const __m128i second = _mm_unpackhi_epi32(upper[i], lower[i]);
     uint8_t* to = out + 4 * i * out_stride;
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), first);
-    _mm_storeh_pd(reinterpret_cast<double*>(to + out_stride), _mm_castsi128_pd(first));
+    _mm_storeh_pi(reinterpret_cast<__m64*>(to + out_stride), _mm_castsi128_ps(first));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * out_stride), second);
-    _mm_storeh_pd(reinterpret_cast<double*>(to + 3 * out_stride), _mm_castsi128_pd(second));
+    _mm_storeh_pi(reinterpret_cast<__m64*>(to + 3 * out_stride), _mm_castsi128_ps(second));
   }
 }
 
