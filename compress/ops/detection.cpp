@@ -11,6 +11,7 @@ namespace {
 
 using ops::label;
 using ops::row;
+using ops::sizing_row;
 
 // --- NonMaxSuppression ---------------------------------------------------------------------------
 
@@ -336,7 +337,7 @@ Kernel prepare_roi_align(const NodeContext& c) {
 }
 
 constexpr OpDef kRows[] = {
-    row("NonMaxSuppression", 10, infer_suppression, prepare_suppression),
+    sizing_row(row("NonMaxSuppression", 10, infer_suppression, prepare_suppression)),
     row("RoiAlign", 10, infer_roi_align, prepare_roi_align),
 };
 

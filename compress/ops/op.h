@@ -70,6 +70,11 @@ struct Kernel {
   std::string name;  // what reports show: "conv_f32_ref", "gemm_s8_avx2"
   std::function<void(const KernelArgs&)> run;
   size_t workspace_bytes = 0;
+  // Bit i: the kernel holds input i, a constant, in a form of its own (packed), and run does not
+  // read it; its data may be null then.
+  uint32_t held_inputs = 0;
+
+  bool holds(size_t input) const { return input < 32 && (held_inputs >> input & 1) != 0; }
 };
 
 // What quantization needs to know of an operator.
@@ -98,6 +103,9 @@ struct OpDef {
   // Reads and writes elements below 8 bits packed, as they are stored. Others see them as int8 or
   // uint8.
   bool packed_types = false;
+  // The kernel sizes its outputs itself (KernelArgs::allocate), since knowing how large they are is
+  // all of its work.
+  bool sizes_outputs = false;
 };
 
 // The rows of all families.

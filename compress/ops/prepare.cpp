@@ -122,7 +122,8 @@ struct Passage {
   DType seen = DType::undefined;
   size_t offset = 0;  // in the workspace
   Tensor constant;    // converted once
-  bool converts() const { return stored != seen; }
+  bool held = false;  // by the inner kernel
+  bool converts() const { return stored != seen && !held; }
 };
 
 struct WidenedKernel {
@@ -195,22 +196,22 @@ Kernel prepare_widened(const OpDef& op, const NodeContext& context) {
   }
   kernel->workspace = offset;
   kernel->inner = op.prepare(wide);
+  uint32_t held = kernel->inner.held_inputs;
+  for (size_t i = 0; i < kernel->inputs.size() && i < 32; ++i) {
+    Passage& passage = kernel->inputs[i];
+    passage.held = kernel->inner.holds(i);
+    if (passage.held) passage.constant = Tensor();
+    if (passage.constant) held |= 1u << i;
+  }
   const std::string name = kernel->inner.name;
   const size_t bytes = offset + kernel->inner.workspace_bytes;
-  return {name, [kernel](const KernelArgs& args) { kernel->run(args); }, bytes};
+  return {name, [kernel](const KernelArgs& args) { kernel->run(args); }, bytes, held};
 }
 
 bool needs_widening(const OpDef& op, const NodeContext& context) {
   const auto changes = [&](const TypeInfo& type) { return widened(type.dtype, op) != type.dtype; };
   return std::any_of(context.input_types.begin(), context.input_types.end(), changes) ||
          std::any_of(context.output_types.begin(), context.output_types.end(), changes);
-}
-
-// Operators whose kernels size their own outputs (KernelArgs::allocate), since knowing how large
-// they are is all of their work.
-bool sizes_outputs(const NodeContext& context) {
-  const Node& node = context.node();
-  return node.domain.empty() && (node.op_type == "NonMaxSuppression" || node.op_type == "Unique");
 }
 
 // "conv_float32_ref": what reports show of a kernel that gave itself no name.
@@ -251,7 +252,7 @@ Kernel prepare_kernel(const OpDef& op, const NodeContext& given) {
           contents_missing |= context.has_input(i) && context.constant(i) == nullptr;
         }
         Kernel kernel;
-        if (sizes_outputs(context)) {
+        if (op.sizes_outputs) {
           if (needs_widening(op, context)) ops::unsupported_type(context, context.dtype(0));
           kernel = op.prepare(context);
         } else if (!outputs_concrete(context) && contents_missing) {

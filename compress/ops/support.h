@@ -106,6 +106,12 @@ constexpr OpDef moving_row(std::string_view name, int since, InferFn infer, Prep
           .any_type = true};
 }
 
+// The same of an operator whose kernel sizes its outputs.
+constexpr OpDef sizing_row(OpDef op) {
+  op.sizes_outputs = true;
+  return op;
+}
+
 // --- Checks of operands --------------------------------------------------------------------------
 void require_inputs(const NodeContext& context, int least, int most);
 // Fails (invalid_model) unless inputs [first, last) have one type, where given.

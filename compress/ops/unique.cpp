@@ -149,7 +149,7 @@ Kernel prepare_unique(const NodeContext& context) {
 }
 
 constexpr OpDef kRows[] = {
-    any_row("Unique", 11, infer_unique, prepare_unique),
+    sizing_row(any_row("Unique", 11, infer_unique, prepare_unique)),
 };
 
 }  // namespace

@@ -68,6 +68,7 @@ Kernel prepare_nbits(const NodeContext& context) {
   kernel.name =
       fmt::format("gemm_w{}/{}", source.bits,
                   integer ? kernels::best_gemm_w4_int8().name : kernels::best_gemm_w4_float().name);
+  kernel.held_inputs = 1u << 1 | 1u << 2 | 1u << 3;
   kernel.workspace_bytes = integer ? kernels::gemm_w4_int8_workspace_bytes(*state->packed, args.m)
                                    : kernels::gemm_w4_float_workspace_bytes(*state->packed, args.m);
   kernel.run = [state, args, integer](const KernelArgs& run) {
@@ -161,6 +162,7 @@ Kernel prepare_dynamic_matmul(const NodeContext& context) {
   }
   Kernel kernel;
   kernel.name = fmt::format("gemm_s8/{}", state->packed->kernel->name);
+  kernel.held_inputs = 1u << 3;
   kernel.workspace_bytes = kernels::gemm_s8_workspace_bytes(*state->packed, args.m);
   kernel.run = [state, args](const KernelArgs& run) {
     kernels::GemmS8Args call = args;

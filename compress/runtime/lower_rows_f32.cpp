@@ -169,6 +169,7 @@ Kernel product_conv(const NodeContext& context, const kernels::ConvF32Params& p)
   args.m = p.out_w();
   Kernel kernel;
   kernel.name = fmt::format("conv_f32/gemm:{}", kernels::best_gemm_f32().name);
+  kernel.held_inputs = 1u << 1;
   kernel.run = [state, args, p, lines](const KernelArgs& run) {
     kernels::GemmF32Args call = args;
     for (int64_t line = 0; line < lines; ++line) {
@@ -220,6 +221,7 @@ Kernel prepare_conv(const NodeContext& context) {
   Kernel kernel;
   kernel.name = fmt::format("conv_f32/{}", conv->implementation());
   kernel.workspace_bytes = conv->workspace_bytes();
+  kernel.held_inputs = 1u << 1 | 1u << 2;
   kernel.run = [conv, residual = params.residual,
                 activation = activation_of(context)](const KernelArgs& args) {
     auto* out = static_cast<float*>(args.outputs[0].data);
@@ -406,6 +408,7 @@ Kernel prepare_matmul(const NodeContext& context) {
   state->after.apply(args);
   Kernel kernel;
   kernel.name = fmt::format("gemm_f32/{}", kernels::best_gemm_f32().name);
+  kernel.held_inputs = 1u << 1;
   kernel.run = [state](const KernelArgs& run) {
     kernels::GemmF32Args call = state->args;
     call.a = static_cast<const float*>(run.inputs[0].data);

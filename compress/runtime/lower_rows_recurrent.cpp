@@ -218,6 +218,7 @@ Kernel prepare_float(const NodeContext& context) {
                             : cell == Cell::gru ? "gru"
                                                 : "lstm",
                             kernels::best_gemm_f32().name);
+  kernel.held_inputs = 1u << recurrent::kW | 1u << recurrent::kR;
   kernel.workspace_bytes = static_cast<size_t>(recurrent::workspace_count(r)) * sizeof(float);
   kernel.run = [state](const KernelArgs& args) {
     const Layer& layer = state->layer;
@@ -321,6 +322,7 @@ Kernel prepare_integer(const NodeContext& context) {
   const size_t bytes = kernels::round_up(recurrent::quantized_bytes(r), kernels::kAlignment);
   Kernel kernel;
   kernel.name = fmt::format("lstm_s8/{}", w.packed->kernel->name);
+  kernel.held_inputs = 1u << recurrent::kW | 1u << recurrent::kR;
   kernel.workspace_bytes = floats + bytes +
                            std::max(kernels::gemm_s8_workspace_bytes(*w.packed, r.steps * r.batch),
                                     kernels::gemm_s8_workspace_bytes(*rec.packed, r.batch));

@@ -124,6 +124,7 @@ Kernel prepare_conv(const NodeContext& context) {
   args.epilogue = state->epilogue.view;
   Kernel kernel;
   kernel.name = fmt::format("conv_s8/{}", state->packed->name());
+  kernel.held_inputs = 1u << 1;
   kernel.workspace_bytes =
       kernels::conv_s8_workspace_bytes(*state->packed, window.batch, window.in_h, window.in_w);
   kernel.run = [state, args](const KernelArgs& run) {
@@ -187,6 +188,7 @@ Kernel prepare_matmul(const NodeContext& context) {
   args.epilogue = state->epilogue.view;
   Kernel kernel;
   kernel.name = fmt::format("gemm_s8/{}", state->packed->kernel->name);
+  kernel.held_inputs = 1u << 1;
   kernel.workspace_bytes = kernels::gemm_s8_workspace_bytes(*state->packed, args.m);
   kernel.run = [state, args](const KernelArgs& run) {
     kernels::GemmS8Args call = args;

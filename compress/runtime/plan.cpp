@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "compress/core/mapped_pages.h"
 #include "compress/error.h"
 #include "compress/runtime/fold.h"
 #include "compress/runtime/inline.h"
@@ -94,6 +95,11 @@ class Planner {
     step.node = id;
     step.op = &op;
     step.kernel = prepare_kernel(op, context);
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const Tensor* constant = context.constants[i];
+      if (!step.kernel.holds(i) || constant == nullptr || constant->is_deferred()) continue;
+      drop_mapped_pages(constant->read().bytes());
+    }
     for (const ValueId output : node.outputs) {
       if (output != kNoValue) plan_.places[at(output)] = {Home::arena, output, 0, -1, -1};
     }
@@ -300,9 +306,14 @@ void bind_plan(Plan& plan, const Graph& graph, std::byte* base) {
     step.inputs.assign(node.inputs.size(), {});
     step.outputs.assign(node.outputs.size(), {});
     Graph::for_each_operand(node, [&](int32_t slot, ValueId id) {
+      const auto at_slot = static_cast<size_t>(slot);
+      if (at_slot < node.inputs.size() && plan.known[at(id)] && step.kernel.holds(at_slot)) {
+        step.inputs[at_slot] = {plan.types[at(id)].dtype, plan.types[at(id)].shape, nullptr};
+        return;
+      }
       const TensorView& view = view_of(id);
-      if (static_cast<size_t>(slot) >= node.inputs.size()) return;
-      step.inputs[static_cast<size_t>(slot)] = view;
+      if (at_slot >= node.inputs.size()) return;
+      step.inputs[at_slot] = view;
       if (step.kind == StepKind::fixed && plan.places[at(id)].home == Home::feed) {
         plan.feed_slots.push_back({plan.places[at(id)].feed, static_cast<int>(i), slot});
       }
