@@ -88,6 +88,9 @@ class StepFlags {
   std::vector<std::unique_ptr<Row>> rows_;
 };
 
+// How --help looks; commands take it from the program.
+std::shared_ptr<CLI::FormatterBase> help_formatter();
+
 // A command: adds itself to the program; run() is what happens when it was chosen.
 using Run = std::function<int()>;
 std::vector<Run> add_steps(CLI::App& program);  // one a row of all_steps()
@@ -102,6 +105,8 @@ Run add_batch(CLI::App& program);
 Run add_merge_reports(CLI::App& program);
 Run add_recipes(CLI::App& program);
 Run add_schema(CLI::App& program);
+Run add_completion(CLI::App& program);
+Run add_man(CLI::App& program);
 // Hidden: runs one model alone and prints what it cost (compress/verify/resources.h).
 Run add_measure(CLI::App& program);
 

@@ -64,7 +64,7 @@ int run_program(int argc, char** argv) {
   program.set_version_flag("--version",
                            "compress " + program_version() + " (" + program_build() + ")");
   program.require_subcommand(1);
-  program.get_formatter()->column_width(38);
+  program.formatter(help_formatter());
   program.footer(
       "Examples:\n"
       "  compress inspect model.onnx\n"
@@ -72,9 +72,9 @@ int run_program(int argc, char** argv) {
       "  compress verify model.onnx int8.onnx --data test.npz --gate 'top1_drop<=1%'\n\n"
       "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a gate failed.\n");
   std::vector<Run> runs = add_steps(program);
-  for (Run (*add)(CLI::App&) :
-       {add_run, add_batch, add_merge_reports, add_recipes, add_schema, add_calibrate,
-        add_sensitivity, add_verify, add_infer, add_inspect, add_diff, add_measure}) {
+  for (Run (*add)(CLI::App&) : {add_run, add_batch, add_merge_reports, add_recipes, add_schema,
+                                add_calibrate, add_sensitivity, add_verify, add_infer, add_inspect,
+                                add_diff, add_completion, add_man, add_measure}) {
     runs.push_back(add(program));
   }
   // Subcommands stand in the order in which they were added.

@@ -26,7 +26,8 @@ struct Gate {
 Gate parse_gate(std::string_view expression);
 
 // `baseline`, where given, is an earlier report: its candidate's values stand in for the
-// reference's. Fails (usage) where a value is in neither report.
+// reference's, and what was timed fails a _drop gate only if the whole confidence interval does.
+// Fails (usage) where a value is in neither report.
 std::vector<GateResult> check_gates(const std::vector<Gate>& gates, const Measurements& values,
                                     const Measurements* baseline);
 

@@ -144,7 +144,7 @@ Measurements measurements(const Report& report) {
   }
   if (!report.speed.empty()) {
     const Benchmark& row = report.speed.front().benchmark;
-    out["speedup"] = {1, row.speedup};
+    out["speedup"] = {1, row.speedup, std::pair(row.speedup_low, row.speedup_high)};
     out["latency_ms"] = {row.reference.median_ms, row.candidate.median_ms};
     out["throughput"] = {row.reference.throughput, row.candidate.throughput};
   }

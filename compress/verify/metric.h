@@ -2,9 +2,11 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace compress {
 
@@ -38,6 +40,8 @@ std::string_view describe(MetricNeeds needs);
 struct Measured {
   double reference = 0;
   double candidate = 0;
+  // 95 % confidence interval of the candidate's, where timing gives one.
+  std::optional<std::pair<double, double>> interval = {};
 };
 using Measurements = std::map<std::string, Measured, std::less<>>;
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import time
 import unittest
 
 COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "sensitivity", "verify", "infer",
-            "inspect", "run", "batch", "merge-reports", "recipes", "schema", "diff"]
+            "inspect", "run", "batch", "merge-reports", "recipes", "schema", "diff", "completion", "man"]
 COMPRESS = os.path.abspath(sys.argv[1])
 FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
 F = pathlib.Path(FIXTURES.name)
@@ -956,6 +957,89 @@ class Load(Case):
                              "--eval-samples", 4, *QUICK)
         self.one_line("verify", F / "conv.onnx", F / "fixed.onnx", "--batch", 4, expect=2,
                       says="fixed.onnx")
+
+
+class Manual(Case):
+    def complete(self, *words):
+        """What bash offers for the last word."""
+        script = (f"source <({COMPRESS} completion bash); COMP_WORDS=({' '.join(map(repr, words))}); "
+                  f"COMP_CWORD={len(words) - 1}; _compress; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+        return subprocess.run(["bash", "-c", script], cwd=self.dir, capture_output=True, text=True,
+                              check=True).stdout.split()
+
+    def test_bash_completes_commands_flags_values_and_files(self):
+        self.assertEqual(self.complete("compress", "quan"), ["quantize"])
+        self.assertNotIn("measure", self.complete("compress", ""))
+        self.assertEqual(self.complete("compress", "quantize", "--mod"), ["--mode"])
+        self.assertEqual(self.complete("compress", "prune", "--mod"), [])
+        self.assertIn("weight-only", self.complete("compress", "quantize", "--mode", ""))
+        self.assertEqual(self.complete("compress", "quantize", "--mode", "st"), ["static"])
+        (self.dir / "model.onnx").touch()
+        self.assertEqual(self.complete("compress", "inspect", "mod"), ["model.onnx"])
+
+    def test_other_shells_take_their_completions(self):
+        for shell, check in (("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])):
+            text = self.run_program("completion", shell).stdout
+            self.assertIn("--require-change" if shell == "zsh" else "-l require-change", text)
+            path = self.dir / shell
+            path.write_text(text)
+            if shutil.which(shell):
+                subprocess.run([*check, str(path)], check=True)
+            else:
+                print(f"skipped: no {shell} to parse its completions")
+        self.one_line("completion", "tcsh", expect=2, says="tcsh")
+
+    def test_a_manual_page_for_every_command(self):
+        self.run_program("man", "pages")
+        pages = sorted(path.name for path in (self.dir / "pages").iterdir())
+        self.assertEqual(pages, sorted(["compress.1"] + [f"compress-{name}.1" for name in COMMANDS]))
+        for page in pages:
+            text = (self.dir / "pages" / page).read_text()
+            self.assertTrue(text.startswith(".TH "), page)
+            if shutil.which("groff"):
+                lint = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", str(self.dir / "pages" / page)],
+                                      capture_output=True, text=True, check=True)
+                self.assertEqual(lint.stderr, "", page)
+        quantize = (self.dir / "pages/compress-quantize.1").read_text()
+        self.assertIn(r".B \-o, \-\-output \fIFILE\fR", quantize)
+        (self.dir / "file").touch()
+        self.one_line("man", "file", expect=1, says="file")
+
+
+class ContinuousIntegration(Case):
+    """The gating lines of examples/ci, run as a runner would."""
+    EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+    def step(self, file):
+        lines = [line.strip().removeprefix("- ").removeprefix("run: ")
+                 for line in (self.EXAMPLES / "ci" / file).read_text().splitlines()]
+        line, = [line for line in lines if line.startswith("examples/ci/gate ")]
+        env = {**os.environ, "COMPRESS": COMPRESS, "GITHUB_STEP_SUMMARY": str(self.dir / "summary.md")}
+        return subprocess.run(["bash", "-ec", line], cwd=self.dir, env=env, capture_output=True, text=True,
+                              check=False, timeout=120)
+
+    def setUp(self):
+        super().setUp()
+        (self.dir / "examples").symlink_to(self.EXAMPLES)
+        (self.dir / "models").mkdir()
+        (self.dir / "data").mkdir()
+        shutil.copy(F / "conv.onnx", self.dir / "models/classifier.onnx")
+        (self.dir / "data/validation.json").write_text(json.dumps({"npz": str(F / "test.npz")}))
+
+    def test_gate_and_baseline(self):
+        for file in ("github.yml", "gitlab.yml"):
+            result = self.step(file)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            for name in ("model_int8.onnx", "report.json", "report.md", "report.html", "junit.xml"):
+                self.assertTrue((self.dir / "compressed" / name).is_file(), name)
+            self.assertIn("top1_drop", (self.dir / "summary.md").read_text())
+        # A baseline that was better than this model can be.
+        baseline = json.loads((self.dir / "compressed/report.json").read_text())
+        shutil.copy(self.dir / "compressed/report.json", self.dir / "baseline.json")
+        self.assertEqual(self.step("github.yml").returncode, 0)
+        baseline["metrics"]["top1"]["candidate"] = 1.0
+        (self.dir / "baseline.json").write_text(json.dumps(baseline))
+        self.assertEqual(self.step("github.yml").returncode, 3)
 
 
 class Profile(Case):

@@ -106,6 +106,12 @@ TEST_CASE("a baseline stands in for the reference") {
   CHECK(checked("top1_drop<=1%", &baseline)[0].value == Approx(0.005));
   CHECK(checked("latency_ms_drop_rel<=5%", &baseline)[0].passed);
   CHECK(std::isinf(baseline.at("sqnr").reference));
+  // Timing is noisy: only what the interval excludes fails.
+  earlier.speed.at(0).benchmark.speedup = 2.4;  // now 2, between 1.9 and 2.1
+  const Measurements faster = read_baseline(render(earlier, "x.json"), "x.json");
+  CHECK(checked("speedup_drop<=0.35", &faster)[0].passed);
+  CHECK(checked("speedup_drop<=0.35", &faster)[0].value == Approx(0.4));
+  CHECK_FALSE(checked("speedup_drop<=0.25", &faster)[0].passed);
   CHECK_THROWS_WITH(read_baseline("{}", "x.json"), Contains("no report"));
 }
 
