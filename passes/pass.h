@@ -57,6 +57,8 @@ struct PassDef {
   PassResult (*run)(Model& model, PassContext& context);
   bool bodies = false;            // also runs on the bodies of If, Loop and Scan, each as a model
   bool needs_statistics = false;  // StepDef::wants is asked before the first such pass of a step
+  // There for other passes of its step: what it changed is taken back where none of them did.
+  bool serves = false;
 };
 
 // The passes of a step, in the order they run.

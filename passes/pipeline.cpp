@@ -125,8 +125,6 @@ class Pipeline {
 
   void run_step(const StepDef& step, const Options& options,
                 const TrainingAccess* training = nullptr) {
-    StatisticsSet statistics;
-    bool asked = false;
     PassContext context{options,
                         recipe_.seed,
                         nullptr,
@@ -134,6 +132,17 @@ class Pipeline {
                         static_cast<bool>(options_.statistics),
                         options_.samples ? &options_.samples : nullptr,
                         training};
+    const PipelineResult earlier = result_;
+    useful_ = false;
+    before_.reset();
+    run_rounds(step, options, context);
+    if (before_ && !useful_ && !stopped_) take_back(earlier);
+    before_.reset();
+  }
+
+  void run_rounds(const StepDef& step, const Options& options, PassContext& context) {
+    StatisticsSet statistics;
+    bool asked = false;
     for (int round = 0; round < step.max_rounds; ++round) {
       bool changed = false;
       for (const PassDef& pass : all_passes()) {
@@ -147,7 +156,11 @@ class Pipeline {
             context.statistics = &statistics;
           }
         }
-        changed = run_pass(pass, context, round) || changed;
+        const bool is_first = pass.serves && !useful_ && !before_;
+        if (is_first) before_ = model_;
+        const bool now = run_pass(pass, context, round);
+        if (useful_ || (is_first && !now)) before_.reset();
+        changed = changed || now;
         if (options_.stop_after == pass.name) stopped_ = true;
         if (stopped_) return;
       }
@@ -170,8 +183,18 @@ class Pipeline {
                     result.details.empty() ? "" : " " + result.details.dump()));
     if (options_.dump_after == pass.name) log(print_graph(model_.graph));
     const bool changed = result.changed;
+    useful_ = useful_ || (changed && !pass.serves);
     record(pass, std::move(result), seconds.count());
     return changed;
+  }
+
+  // Nothing came of what the step's passes prepared.
+  void take_back(const PipelineResult& earlier) {
+    model_ = std::move(*before_);
+    result_.changed = earlier.changed;
+    for (size_t i = 0; i < result_.passes.size(); ++i) {
+      result_.passes[i].changed = i < earlier.passes.size() && earlier.passes[i].changed;
+    }
   }
 
   void record(const PassDef& pass, PassResult result, double seconds) {
@@ -199,6 +222,10 @@ class Pipeline {
   const PipelineOptions& options_;
   PipelineResult result_;
   bool stopped_ = false;
+  // In this step, a pass that is there for itself has changed something.
+  bool useful_ = false;
+  // The model before the first that is there for others did; not kept longer than it may be needed.
+  std::optional<Model> before_;
 };
 
 }  // namespace

@@ -14,6 +14,11 @@
 namespace compress {
 namespace {
 
+constexpr PassDef serving(PassDef row) {
+  row.serves = true;
+  return row;
+}
+
 constexpr PassDef kPasses[] = {
     {"lift_opset", "optimize", "lifts the opset where --opset asks for it", lift_opset},
     {"fold_constants", "optimize", "computes what depends on constants and known shapes alone",
@@ -32,18 +37,19 @@ constexpr PassDef kPasses[] = {
     {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
      distill_model},
     {"train_model", "train", "trains the weights from scratch", train_model},
-    {"widen_half", "quantize", "computes in float32 what is in half precision and gets quantized",
-     widen_half},
-    {"raise_opset", "quantize", "lifts the opset where quantized operators need it", raise_opset},
-    {"fold_constants", "quantize", "computes what lifting the opset left constant", fold_constants,
-     true},
-    {"eliminate_identity", "quantize", "removes nodes that return one of their inputs",
-     eliminate_identity, true},
-    {"prepare_channels", "quantize",
-     "with --recover or gptq: folds channels that never change, equalizes the others",
-     prepare_channels},
-    {"smooth_inputs", "quantize", "with --recover smooth: evens out what products read",
-     smooth_inputs},
+    serving({"widen_half", "quantize",
+             "computes in float32 what is in half precision and gets quantized", widen_half}),
+    serving({"raise_opset", "quantize", "lifts the opset where quantized operators need it",
+             raise_opset}),
+    serving({"fold_constants", "quantize", "computes what lifting the opset left constant",
+             fold_constants, true}),
+    serving({"eliminate_identity", "quantize", "removes nodes that return one of their inputs",
+             eliminate_identity, true}),
+    serving({"prepare_channels", "quantize",
+             "with --recover or gptq: folds channels that never change, equalizes the others",
+             prepare_channels}),
+    serving({"smooth_inputs", "quantize", "with --recover smooth: evens out what products read",
+             smooth_inputs}),
     {"quantize_model", "quantize", "replaces float arithmetic and weights by integers",
      quantize_model, false, true},
     {"fuse_qoperators", "quantize",
@@ -51,8 +57,8 @@ constexpr PassDef kPasses[] = {
      fuse_qoperators},
     {"convert_half", "quantize", "computes in float16 or bfloat16 what stays in floating point",
      convert_half},
-    {"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
-     eliminate_dead},
+    serving({"eliminate_dead", "quantize", "removes float constants that nothing reads any more",
+             eliminate_dead}),
 };
 
 const std::array kOptimizeOptions = {
