@@ -34,10 +34,13 @@ void add_run_flags(CLI::App& command, CommonFlags& flags) {
   command.add_option("--seed", flags.seed, "of everything random (default 0)")
       ->group(kRunning)
       ->type_name("S");
-  command.add_option("--device", flags.device, "where models run; this build has: cpu")
-      ->check(CLI::IsMember({"cpu"}))
+  command
+      .add_option("--device", flags.device,
+                  "where models run: cpu (default), cuda, or all: the CPU, and the same on a GPU "
+                  "where there is one")
+      ->check(CLI::IsMember({"cpu", "cuda", "all"}))
       ->group(kRunning)
-      ->type_name("cpu");
+      ->type_name("cpu|cuda|all");
   command
       .add_option("--max-memory", flags.max_memory,
                   "most memory for a model's values, as 500M or 4G; more is an error")

@@ -5,6 +5,7 @@
 
 #include "calibration/dataset.h"
 #include "cli/data_files.h"
+#include "cli/on_device.h"
 #include "cli/progress.h"
 #include "cli/verification.h"
 #include "compress/error.h"
@@ -202,6 +203,7 @@ int run(const Command& command) {
   SessionOptions options;
   options.lower = !flags.no_lower;
   options.max_memory = max_memory_bytes(flags);
+  options.device = chosen_device(flags);
   Session session(model, options);
   Once once(session, !command.profile.empty());
   Outputs outputs(session.output_names());

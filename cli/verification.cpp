@@ -7,6 +7,7 @@
 #include "cli/explaining.h"
 #include "cli/load.h"
 #include "cli/machine.h"
+#include "cli/on_device.h"
 #include "cli/onnxruntime.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
@@ -45,6 +46,7 @@ SessionOptions session_options(const CommonFlags& flags) {
   SessionOptions options;
   options.lower = !flags.no_lower;
   options.max_memory = max_memory_bytes(flags);
+  options.device = chosen_device(flags);
   return options;
 }
 
@@ -129,17 +131,22 @@ void compare_insides(const Model& reference, const Model& candidate, JobData& da
   if (layers.truncated) report.notes.push_back("layers: only those that fit in 1 GB were compared");
 }
 
-void time_models(const Runner& reference, const Runner& candidate,
-                 const std::vector<NamedTensor>& feed, const CommonFlags& flags, Report& report) {
+BenchmarkOptions benchmark_options(const CommonFlags& flags) {
   BenchmarkOptions options;
   options.seconds = flags.time_budget;
   options.batch = flags.batch;
   options.seed = flags.seed;
+  return options;
+}
+
+void time_models(const Runner& reference, const Runner& candidate,
+                 const std::vector<NamedTensor>& feed, const CommonFlags& flags, Report& report) {
   SpeedRow row;
+  row.device = device_label(chosen_device(flags));
   row.threads = thread_count();
   row.batch = flags.batch;
   row.data = report.data;
-  row.benchmark = benchmark(reference, candidate, feed, options);
+  row.benchmark = benchmark(reference, candidate, feed, benchmark_options(flags));
   report.speed.push_back(std::move(row));
 }
 
@@ -286,6 +293,10 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
           fmt::format("not run: {}; name sizes with --input-shape, or give --data", error.what()));
       return;
     }
+  }
+  if (flags.device == "all") {
+    verify_on_device(reference, candidate, data, feed, flags, evaluate_options(flags, progress),
+                     benchmark_options(flags), report);
   }
   compare_insides(reference, candidate, data, flags, report);
   load_here(reference, candidate, session_options(flags), data, flags, extras, report);

@@ -83,6 +83,12 @@ int run(const Command& command) {
   if (extras.onnxruntime && flags.no_lower) {
     fail(ErrorCode::usage, "--no-lower is about this program's own engine, not onnxruntime");
   }
+  if ((extras.concurrency > 0 || extras.onnxruntime) && flags.device != "cpu") {
+    fail(ErrorCode::usage,
+         "--concurrency and --engine onnxruntime run on the CPU; leave out "
+         "--device {}",
+         flags.device);
+  }
   if (extras.concurrency > 0 && flags.time_budget <= 0) {
     fail(ErrorCode::usage, "--concurrency measures time; leave out --time-budget 0");
   }

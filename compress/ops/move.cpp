@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "compress/ops/families.h"
+#include "compress/ops/moves.h"
 #include "compress/ops/support.h"
 
 namespace compress {
@@ -32,11 +33,26 @@ void infer_transpose(NodeContext& context) {
   context.set_output(0, context.dtype(0), out);
 }
 
-Kernel prepare_transpose(const NodeContext& context) {
-  const Shape steps = strides_of(context.shape(0));
+// How a walk over the whole output steps through the input.
+struct Walk {
   std::vector<int64_t> strides;
-  for (const int axis : permutation_of(context)) strides.push_back(steps[axis]);
-  return copy_kernel(context, plan_copy(context.output_types[0].shape.dims(), strides, 0));
+  int64_t base = 0;
+};
+
+Walk transpose_walk(const NodeContext& context) {
+  const Shape steps = strides_of(context.shape(0));
+  Walk walk;
+  for (const int axis : permutation_of(context)) walk.strides.push_back(steps[axis]);
+  return walk;
+}
+
+Kernel walk_kernel(const NodeContext& context, const Walk& walk) {
+  return copy_kernel(context,
+                     plan_copy(context.output_types[0].shape.dims(), walk.strides, walk.base));
+}
+
+Kernel prepare_transpose(const NodeContext& context) {
+  return walk_kernel(context, transpose_walk(context));
 }
 
 // --- Expand, Tile --------------------------------------------------------------------------------
@@ -62,15 +78,19 @@ void infer_expand(NodeContext& context) {
   context.set_output(0, in.dtype, unknown_shape(std::max(*length, in.shape.rank())));
 }
 
-Kernel prepare_expand(const NodeContext& context) {
+Walk expand_walk(const NodeContext& context) {
   const Shape& in = context.shape(0);
-  const Shape& out = context.output_types[0].shape;
+  const int rank = context.output_types[0].shape.rank();
   const Shape steps = strides_of(in);
-  std::vector<int64_t> strides(static_cast<size_t>(out.rank()), 0);
+  Walk walk{std::vector<int64_t>(static_cast<size_t>(rank), 0)};
   for (int i = 0; i < in.rank(); ++i) {
-    if (in[i] != 1) strides[static_cast<size_t>(i + out.rank() - in.rank())] = steps[i];
+    if (in[i] != 1) walk.strides[static_cast<size_t>(i + rank - in.rank())] = steps[i];
   }
-  return copy_kernel(context, plan_copy(out.dims(), strides, 0));
+  return walk;
+}
+
+Kernel prepare_expand(const NodeContext& context) {
+  return walk_kernel(context, expand_walk(context));
 }
 
 void infer_tile(NodeContext& context) {
@@ -189,19 +209,24 @@ void infer_slice(NodeContext& context) {
   context.set_output(0, in.dtype, out);
 }
 
-Kernel prepare_slice(const NodeContext& context) {
+std::optional<Walk> slice_walk(const NodeContext& context) {
   const auto spec = slice_of(context);
-  if (!spec) return prepare_at_run(context);
+  if (!spec) return std::nullopt;
   const Shape& in = context.shape(0);
-  std::vector<int64_t> strides = vector_of(strides_of(in));
-  int64_t base = 0;
+  Walk walk{vector_of(strides_of(in))};
   for (size_t i = 0; i < spec->axes.size(); ++i) {
     const int axis = spec->axes[i];
     const Range range = range_of(in[axis], spec->starts[i], spec->ends[i], spec->steps[i]);
-    base += range.start * strides[static_cast<size_t>(axis)];
-    strides[static_cast<size_t>(axis)] *= range.step;
+    int64_t& stride = walk.strides[static_cast<size_t>(axis)];
+    walk.base += range.start * stride;
+    stride *= range.step;
   }
-  return copy_kernel(context, plan_copy(context.output_types[0].shape.dims(), strides, base));
+  return walk;
+}
+
+Kernel prepare_slice(const NodeContext& context) {
+  const auto walk = slice_walk(context);
+  return walk ? walk_kernel(context, *walk) : prepare_at_run(context);
 }
 
 // --- Concat, Split -------------------------------------------------------------------------------
@@ -452,7 +477,66 @@ constexpr OpDef kRows[] = {
     moving_row("SpaceToDepth", 1, infer_space_to_depth, prepare_space_to_depth),
 };
 
+// --- As copies -----------------------------------------------------------------------------------
+
+std::vector<MovedBlock> whole_output(const NodeContext& context, const Walk& walk) {
+  const Shape& out = context.output_types[0].shape;
+  return {{0, 0, vector_of(out), walk.strides, vector_of(strides_of(out)), walk.base, 0}};
+}
+
+// The part of `whole` along `axis` that begins at `start`, as operand `i` of `type`.
+MovedBlock part_of(const Shape& whole, const Shape& part, int axis, int64_t start, bool is_output,
+                   int i) {
+  const std::vector<int64_t> outer = vector_of(strides_of(whole)),
+                             inner = vector_of(strides_of(part));
+  const int64_t at = start * outer[static_cast<size_t>(axis)];
+  if (is_output) return {0, i, vector_of(part), outer, inner, at, 0};
+  return {i, 0, vector_of(part), inner, outer, 0, at};
+}
+
+std::vector<MovedBlock> concat_moves(const NodeContext& context) {
+  const Shape& out = context.output_types[0].shape;
+  const int axis = axis_of(context, context.node().int_or("axis", 1), out.rank());
+  std::vector<MovedBlock> blocks;
+  int64_t start = 0;
+  for (int i = 0; i < context.input_count(); ++i) {
+    blocks.push_back(part_of(out, context.shape(i), axis, start, false, i));
+    start += context.shape(i)[axis];
+  }
+  return blocks;
+}
+
+std::optional<std::vector<MovedBlock>> split_moves(const NodeContext& context) {
+  const Shape& in = context.shape(0);
+  const int axis = axis_of(context, context.node().int_or("axis", 0), in.rank());
+  const auto sizes = split_sizes(context, in[axis]);
+  if (!sizes) return std::nullopt;
+  std::vector<MovedBlock> blocks;
+  int64_t start = 0;
+  for (size_t i = 0; i < sizes->size(); ++i) {
+    Shape part = in;
+    part[axis] = (*sizes)[i];
+    if (context.has_output(static_cast<int>(i))) {
+      blocks.push_back(part_of(in, part, axis, start, true, static_cast<int>(i)));
+    }
+    start += (*sizes)[i];
+  }
+  return blocks;
+}
+
 }  // namespace
+
+std::optional<std::vector<MovedBlock>> moves_of(const NodeContext& context) {
+  const std::string& op = context.node().op_type;
+  if (op == "Transpose") return whole_output(context, transpose_walk(context));
+  if (op == "Expand") return whole_output(context, expand_walk(context));
+  if (op == "Concat") return concat_moves(context);
+  if (op == "Split") return split_moves(context);
+  if (op != "Slice") return std::nullopt;
+  const auto walk = slice_walk(context);
+  if (!walk) return std::nullopt;
+  return whole_output(context, *walk);
+}
 
 constinit const std::span<const OpDef> kMoveOps = kRows;
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "compress/ops/families.h"
+#include "compress/ops/moves.h"
 #include "compress/ops/support.h"
 
 namespace compress {
@@ -14,7 +15,8 @@ using namespace ops;
 
 // --- Which axes ----------------------------------------------------------------------------------
 
-// The axes; nullopt where they are not known yet. REQUIRES a known rank.
+}  // namespace
+
 std::optional<std::vector<int>> reduced_axes(const NodeContext& context) {
   const auto given = context.ints("axes", 1);
   if (!given) return std::nullopt;
@@ -26,6 +28,8 @@ std::optional<std::vector<int>> reduced_axes(const NodeContext& context) {
   }
   return axes_of(context, *given, rank);
 }
+
+namespace {
 
 void infer_reduce(NodeContext& context) {
   require_inputs(context, 1, 2);

@@ -190,6 +190,7 @@ Json to_json(const Report& report) {
     json["resources"] = {{"reference", use_json(*report.reference_use)},
                          {"candidate", use_json(*report.candidate_use)}};
   }
+  if (!report.devices.empty()) json["devices"] = devices_json(report);
   json["kernels"] = Json::array();
   for (const KernelRow& row : report.kernels) {
     json["kernels"].push_back({{"node", row.node},

@@ -55,6 +55,19 @@ struct SpeedRow {
   Benchmark benchmark;
 };
 
+// The candidate on another device than the CPU.
+struct DeviceReport {
+  std::string device;  // "cuda"
+  std::string name;    // of the product
+  std::string capability, driver;
+  uint64_t memory_bytes = 0;
+  int nodes_on_device = 0;
+  int nodes_on_cpu = 0;
+  std::vector<std::string> ops_on_cpu;
+  // Its outputs there (as candidate) against those on the CPU (as reference).
+  std::optional<Evaluation> against_cpu;
+};
+
 struct KernelRow {
   std::string node;
   std::string op;
@@ -91,6 +104,7 @@ struct Report {
   std::vector<LoadRow> load;
   std::optional<ResourceUse> reference_use;
   std::optional<ResourceUse> candidate_use;
+  std::vector<DeviceReport> devices;
   std::vector<KernelRow> kernels;
   std::optional<Explanation> explanation;  // of the candidate
   std::optional<SensitivityReport> sensitivity;
@@ -106,6 +120,8 @@ struct Report {
 Measurements measurements(const Report& report);
 
 Json to_json(const Report& report);
+Json devices_json(const Report& report);
+std::string device_line(const DeviceReport& row);
 Json explanation_json(const Explanation& explanation);
 // "why: ..." lines, then a line a node that runs.
 std::string explanation_lines(const Explanation& explanation);

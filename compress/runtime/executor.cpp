@@ -6,6 +6,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "compress/runtime/device_plan.h"
 #include "compress/runtime/fold.h"
 #include "compress/runtime/inline.h"
 #include "compress/runtime/lower.h"
@@ -39,11 +40,13 @@ std::vector<Shape> shapes_of(std::span<const TensorView> views) {
 }  // namespace
 
 Executor::Executor(const Graph& graph, const Model& model, MemoryBudget* budget,
-                   size_t output_count, std::vector<std::pair<ValueId, std::string>> observed)
+                   size_t output_count, std::vector<std::pair<ValueId, std::string>> observed,
+                   std::shared_ptr<Device> device)
     : graph_(graph),
       model_(model),
       budget_(budget),
       output_count_(output_count),
+      device_(std::move(device)),
       observed_(std::move(observed)),
       observed_index_(static_cast<size_t>(graph.value_slots()), -1),
       arena_(budget),
@@ -77,17 +80,26 @@ Plan& Executor::plan_for(std::span<const TensorView> feeds) {
   std::vector<TypeInfo> types;
   for (const TensorView& feed : feeds) types.push_back({feed.dtype, true, feed.shape});
   auto plan = std::make_unique<Plan>(
-      build_plan({&graph_, &model_, feeds_, output_count_}, std::move(types)));
+      build_plan({&graph_, &model_, feeds_, output_count_, device_}, std::move(types)));
   plan->threads = thread_count();
   if (plans_.size() == kMaxPlans) plans_.pop_back();
   plans_.insert(plans_.begin(), std::move(plan));
   return *plans_.front();
 }
 
+void Executor::bind() {
+  bind_plan(*plan_, graph_, arena_.data());
+  if (device_ == nullptr) return;
+  plan_->on_device.reset();     // before the next one takes memory
+  plan_->bound_base = nullptr;  // should there be too little
+  plan_->on_device = std::make_shared<DevicePlan>(device_, *plan_, graph_, output_count_);
+  plan_->bound_base = arena_.data();
+}
+
 void Executor::run(std::span<const TensorView> feeds, const RunOptions& options) {
   plan_ = &plan_for(feeds);
   arena_.reserve(plan_->arena_bytes);
-  if (plan_->bound_base != arena_.data()) bind_plan(*plan_, graph_, arena_.data());
+  if (plan_->bound_base != arena_.data()) bind();
   for (const Plan::FeedSlot& slot : plan_->feed_slots) {
     void* data = feeds[static_cast<size_t>(slot.feed)].data;
     if (slot.step < 0) {
@@ -106,23 +118,34 @@ void Executor::run(std::span<const TensorView> feeds, const RunOptions& options)
       }
     }
   }
-  for (Step& step : plan_->steps) {
+  DevicePlan* on_device = plan_->on_device.get();
+  for (size_t i = 0; i < plan_->steps.size(); ++i) {
     if (!options.timed) {
-      run_step(step, options);
+      run_step(i, options);
       continue;
     }
+    Step& step = plan_->steps[i];
     const auto begin = std::chrono::steady_clock::now();
-    run_step(step, options);
+    run_step(i, options);
+    if (on_device != nullptr) on_device->wait();
     using Milliseconds = std::chrono::duration<double, std::milli>;
     step.milliseconds = Milliseconds(std::chrono::steady_clock::now() - begin).count();
     step.start_ms = Milliseconds(begin.time_since_epoch()).count();
   }
+  if (on_device != nullptr) on_device->finish();
 }
 
-void Executor::run_step(Step& step, const RunOptions& options) {
+void Executor::run_step(size_t index, const RunOptions& options) {
+  Step& step = plan_->steps[index];
+  DevicePlan* on_device = plan_->on_device.get();
+  if (on_device != nullptr) on_device->bring(index);
   const Node& node = graph_.node(step.node);
   switch (step.kind) {
     case StepKind::fixed: {
+      if (step.device != nullptr) {
+        on_device->run(index);
+        break;
+      }
       KernelArgs args;
       args.inputs = step.inputs;
       args.outputs = step.outputs;
@@ -140,6 +163,7 @@ void Executor::run_step(Step& step, const RunOptions& options) {
       break;
   }
   if (options.observer != nullptr) {
+    if (on_device != nullptr) on_device->show(index);
     for (const ValueId id : node.outputs) {
       if (id != kNoValue) observe(id, options);
     }
@@ -276,7 +300,8 @@ void Executor::collect(std::vector<KernelRecord>& records) const {
     }
     const std::vector<std::pair<std::string, std::string>> origins = origins_of(node);
     for (size_t i = 0; i < origins.size(); ++i) {
-      records.push_back({origins[i].first, origins[i].second, "cpu", step.kernel.name,
+      records.push_back({origins[i].first, origins[i].second,
+                         step.device != nullptr ? "cuda" : "cpu", step.kernel.name,
                          i == 0 ? step.milliseconds : 0, step.start_ms, i > 0,
                          shapes_of(step.inputs), shapes_of(step.outputs)});
     }

@@ -23,7 +23,8 @@ class Executor {
  public:
   // `graph` and `model` outlive the executor. `observed` are values and the names to report.
   Executor(const Graph& graph, const Model& model, MemoryBudget* budget, size_t output_count,
-           std::vector<std::pair<ValueId, std::string>> observed = {});
+           std::vector<std::pair<ValueId, std::string>> observed = {},
+           std::shared_ptr<Device> device = nullptr);
 
   // Inputs in order (constants left out), then captures that are no constants.
   const std::vector<ValueId>& feeds() const { return feeds_; }
@@ -44,7 +45,8 @@ class Executor {
   static constexpr size_t kMaxPlans = 8;
 
   Plan& plan_for(std::span<const TensorView> feeds);
-  void run_step(Step& step, const RunOptions& options);
+  void bind();
+  void run_step(size_t index, const RunOptions& options);
   void run_dynamic(Step& step);
   void prepare_dynamic(Step& step, const Node& node);
   // control.cpp
@@ -65,6 +67,7 @@ class Executor {
   const Model& model_;
   MemoryBudget* budget_;
   size_t output_count_;
+  std::shared_ptr<Device> device_;  // of the main graph; bodies run on the CPU
   std::vector<std::pair<ValueId, std::string>> observed_;
   std::vector<int> observed_index_;  // by value; -1: not observed
   std::vector<ValueId> feeds_;

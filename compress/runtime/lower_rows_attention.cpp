@@ -5,6 +5,7 @@
 #include "compress/kernels/attention_f32/attention_f32.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
+#include "compress/runtime/lower_params.h"
 
 namespace compress::runtime {
 namespace {
@@ -85,7 +86,9 @@ void set_mask(const NodeContext& context, kernels::AttentionF32& plan) {
   plan.mask_repeats = steps[3] == 0;
 }
 
-Kernel prepare_attention(const NodeContext& context) {
+}  // namespace
+
+kernels::AttentionF32 attention_plan(const NodeContext& context) {
   const Operand q(context.shape(0), perm_of(context, kQueryPerm));
   const Operand k(context.shape(1), perm_of(context, kKeyPerm));
   const Operand v(context.shape(2), perm_of(context, kValuePerm));
@@ -107,8 +110,15 @@ Kernel prepare_attention(const NodeContext& context) {
   for (size_t i = 0; i < kRank; ++i) inverse[static_cast<size_t>(perm[i])] = static_cast<int>(i);
   const Operand out(context.output_types[0].shape, inverse);
   plan.out = {out.strides[0], out.strides[1], out.strides[2]};
+  if (context.has_input(3)) set_mask(context, plan);
+  return plan;
+}
+
+namespace {
+
+Kernel prepare_attention(const NodeContext& context) {
+  const kernels::AttentionF32 plan = attention_plan(context);
   const bool masked = context.has_input(3);
-  if (masked) set_mask(context, plan);
   Kernel kernel;
   kernel.name = "attention_f32/gemm:avx2";
   kernel.workspace_bytes = kernels::attention_f32_workspace_bytes(plan);

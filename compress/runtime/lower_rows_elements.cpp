@@ -11,6 +11,7 @@
 #include "compress/kernels/transpose/transpose.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
+#include "compress/runtime/lower_params.h"
 
 namespace compress::runtime {
 namespace {
@@ -23,7 +24,9 @@ float* floats(TensorView& view) { return static_cast<float*>(view.data); }
 
 // --- Elements ------------------------------------------------------------------------------------
 
-ElementProgram program_of(const NodeContext& context) {
+}  // namespace
+
+ElementProgram element_program(const NodeContext& context) {
   const Node& node = context.node();
   const std::vector<int64_t> steps = node.ints_or(kSteps, {});
   const std::vector<float> numbers = node.floats_or(kNumbers, {});
@@ -42,6 +45,8 @@ ElementProgram program_of(const NodeContext& context) {
   return program;
 }
 
+namespace {
+
 void infer_elements(NodeContext& context) {
   Shape out;
   for (int i = 0; i < context.input_count(); ++i) {
@@ -57,7 +62,7 @@ Kernel prepare_elements(const NodeContext& context) {
     kernels::ElementLayout layout;
   };
   auto state = std::make_shared<State>();
-  state->program = program_of(context);
+  state->program = element_program(context);
   std::vector<std::vector<int64_t>> inputs;
   for (int i = 0; i < context.input_count(); ++i) {
     inputs.emplace_back(context.shape(i).begin(), context.shape(i).end());

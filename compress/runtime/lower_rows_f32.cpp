@@ -16,21 +16,17 @@
 #include "compress/runtime/conv_f32_params.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
+#include "compress/runtime/lower_params.h"
 
 namespace compress::runtime {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+}  // namespace
+
 kernels::ClampF32 clamp_of(const NodeContext& context) {
   return {context.node().float_or(kLo, -kInfinity), context.node().float_or(kHi, kInfinity)};
-}
-
-const float* floats_or_null(const NodeContext& context, int i, TensorData& keep) {
-  const Tensor* tensor = context.constant(i);
-  if (tensor == nullptr) return nullptr;
-  keep = tensor->read();
-  return keep.as<float>().data();
 }
 
 kernels::ActivationF32 activation_of(const NodeContext& context) {
@@ -41,6 +37,65 @@ kernels::ActivationF32 activation_of(const NodeContext& context) {
   activation.p = node.float_or(kActivationP, 0);
   activation.q = node.float_or(kActivationQ, 0);
   return activation;
+}
+
+ProductOperands product_operands(const NodeContext& context) {
+  const auto vector_of = [](const Shape& s) { return std::vector<int64_t>(s.begin(), s.end()); };
+  ProductOperands operands{vector_of(context.shape(0)), vector_of(context.shape(1)), {}};
+  std::vector<int64_t>& a = operands.a;
+  std::vector<int64_t>& b = operands.b;
+  if (a.empty() || b.size() < 2) context.unsupported("multiplies vectors");
+  if (b.size() == 2 && a.size() != 2) {
+    a = {context.shape(0).count(0, context.shape(0).rank() - 1), a.back()};
+  }
+  while (a.size() < b.size()) a.insert(a.begin(), 1);
+  while (b.size() < a.size()) b.insert(b.begin(), 1);
+  int64_t stride = 1;
+  operands.b_strides.resize(b.size());
+  for (size_t i = b.size(); i-- > 0;) {
+    operands.b_strides[i] = stride;
+    stride *= b[i];
+  }
+  if (context.node().int_or(kTransposed, 0) != 0) {
+    std::swap(b[b.size() - 1], b[b.size() - 2]);
+    std::swap(operands.b_strides[b.size() - 1], operands.b_strides[b.size() - 2]);
+  }
+  if (a.back() != b[b.size() - 2]) context.invalid("its operands do not fit each other");
+  return operands;
+}
+
+ProductBatches::ProductBatches(const ProductOperands& operands) {
+  const size_t rank = operands.a.size();
+  int64_t a_stride = operands.a[rank - 1] * operands.a[rank - 2];
+  a.resize(rank - 2);
+  for (size_t i = rank - 2; i-- > 0;) {
+    a[i] = operands.a[i] == 1 ? 0 : a_stride;
+    a_stride *= operands.a[i];
+  }
+  for (size_t i = 0; i + 2 < rank; ++i) {
+    dims.push_back(std::max(operands.a[i], operands.b[i]));
+    b.push_back(operands.b[i] == 1 ? 0 : operands.b_strides[i]);
+    count *= dims.back();
+  }
+}
+
+std::pair<int64_t, int64_t> ProductBatches::offsets(int64_t batch) const {
+  std::pair<int64_t, int64_t> at{0, 0};
+  for (size_t i = dims.size(); i-- > 0;) {
+    at.first += batch % dims[i] * a[i];
+    at.second += batch % dims[i] * b[i];
+    batch /= dims[i];
+  }
+  return at;
+}
+
+namespace {
+
+const float* floats_or_null(const NodeContext& context, int i, TensorData& keep) {
+  const Tensor* tensor = context.constant(i);
+  if (tensor == nullptr) return nullptr;
+  keep = tensor->read();
+  return keep.as<float>().data();
 }
 
 // What follows the sums of a product: owns what the arguments point to.
@@ -235,41 +290,11 @@ Kernel prepare_conv(const NodeContext& context) {
 
 // --- Product -------------------------------------------------------------------------------------
 
-// Shapes of the operands as [batch..., rows, columns] of one rank, b by its logical dimensions.
-struct Operands {
-  std::vector<int64_t> a, b, b_strides;
-};
-
-Operands operands_of(const NodeContext& context) {
-  const auto vector_of = [](const Shape& s) { return std::vector<int64_t>(s.begin(), s.end()); };
-  Operands operands{vector_of(context.shape(0)), vector_of(context.shape(1)), {}};
-  std::vector<int64_t>& a = operands.a;
-  std::vector<int64_t>& b = operands.b;
-  if (a.empty() || b.size() < 2) context.unsupported("multiplies vectors");
-  if (b.size() == 2 && a.size() != 2) {
-    a = {context.shape(0).count(0, context.shape(0).rank() - 1), a.back()};
-  }
-  while (a.size() < b.size()) a.insert(a.begin(), 1);
-  while (b.size() < a.size()) b.insert(b.begin(), 1);
-  int64_t stride = 1;
-  operands.b_strides.resize(b.size());
-  for (size_t i = b.size(); i-- > 0;) {
-    operands.b_strides[i] = stride;
-    stride *= b[i];
-  }
-  if (context.node().int_or(kTransposed, 0) != 0) {
-    std::swap(b[b.size() - 1], b[b.size() - 2]);
-    std::swap(operands.b_strides[b.size() - 1], operands.b_strides[b.size() - 2]);
-  }
-  if (a.back() != b[b.size() - 2]) context.invalid("its operands do not fit each other");
-  return operands;
-}
-
 void infer_matmul(NodeContext& context) {
   if (!context.in(0).is_concrete() || !context.in(1).is_concrete()) {
     return context.set_output(0, DType::float32);
   }
-  const Operands operands = operands_of(context);
+  const ProductOperands operands = product_operands(context);
   Shape batch_a, batch_b;
   const Shape& a = context.shape(0);
   const Shape& b = context.shape(1);
@@ -281,47 +306,16 @@ void infer_matmul(NodeContext& context) {
   context.set_output(0, DType::float32, out);
 }
 
-// Batches of products: one matrix of B after another is packed, then used.
-struct Batches {
-  std::vector<int64_t> dims;
-  std::vector<int64_t> a, b;  // strides of the batch dimensions
-  int64_t count = 1;
-
-  explicit Batches(const Operands& operands) {
-    const size_t rank = operands.a.size();
-    int64_t a_stride = operands.a[rank - 1] * operands.a[rank - 2];
-    a.resize(rank - 2);
-    for (size_t i = rank - 2; i-- > 0;) {
-      a[i] = operands.a[i] == 1 ? 0 : a_stride;
-      a_stride *= operands.a[i];
-    }
-    for (size_t i = 0; i + 2 < rank; ++i) {
-      dims.push_back(std::max(operands.a[i], operands.b[i]));
-      b.push_back(operands.b[i] == 1 ? 0 : operands.b_strides[i]);
-      count *= dims.back();
-    }
-  }
-
-  std::pair<int64_t, int64_t> offsets(int64_t batch) const {
-    std::pair<int64_t, int64_t> at{0, 0};
-    for (size_t i = dims.size(); i-- > 0;) {
-      at.first += batch % dims[i] * a[i];
-      at.second += batch % dims[i] * b[i];
-      batch /= dims[i];
-    }
-    return at;
-  }
-};
-
-Kernel batched_product(const NodeContext& context, const Operands& operands) {
+Kernel batched_product(const NodeContext& context, const ProductOperands& operands) {
   struct State {
-    Batches batches;
+    ProductBatches batches;
     AfterSum after;
     kernels::GemmF32Args args;
     kernels::MatrixF32 b;
     Tensor constant;  // keeps B where it is one
   };
-  auto state = std::make_shared<State>(State{Batches(operands), AfterSum(context, 2), {}, {}, {}});
+  auto state =
+      std::make_shared<State>(State{ProductBatches(operands), AfterSum(context, 2), {}, {}, {}});
   const size_t rank = operands.a.size();
   kernels::GemmF32Args& args = state->args;
   args.m = operands.a[rank - 2];
@@ -339,7 +333,7 @@ Kernel batched_product(const NodeContext& context, const Operands& operands) {
   kernel.name = fmt::format("gemm_f32/{}", kernels::best_gemm_f32().name);
   kernel.workspace_bytes = static_cast<size_t>(floats * slots) * sizeof(float);
   kernel.run = [state, floats, slots](const KernelArgs& run) {
-    const Batches& batches = state->batches;
+    const ProductBatches& batches = state->batches;
     const auto* a = static_cast<const float*>(run.inputs[0].data);
     const auto* b = static_cast<const float*>(run.inputs[1].data);
     const bool residual = run.inputs.size() > 3 && run.inputs[3].data != nullptr;
@@ -372,7 +366,7 @@ Kernel batched_product(const NodeContext& context, const Operands& operands) {
 }
 
 Kernel prepare_matmul(const NodeContext& context) {
-  const Operands operands = operands_of(context);
+  const ProductOperands operands = product_operands(context);
   if (context.has_input(2) && context.shape(2).count() != operands.b.back()) {
     context.invalid("its bias does not match its columns");
   }

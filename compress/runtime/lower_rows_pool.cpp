@@ -10,6 +10,7 @@
 #include "compress/runtime/inline.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
+#include "compress/runtime/lower_params.h"
 
 namespace compress::runtime {
 namespace {
@@ -44,17 +45,13 @@ void infer_pool(NodeContext& context) {
   context.set_output(0, dtype, channels_last(first.output_types[0].shape));
 }
 
-struct Pool {
-  Window window;
-  bool count_include_pad = false;
-  int64_t padded_h = 0, padded_w = 0;
-};
+}  // namespace
 
-Pool pool_of(const NodeContext& context) {
+PoolWindow pool_window(const NodeContext& context) {
   const Node& node = context.node();
   const Shape& x = context.shape(0);
   const Shape& out = context.output_types[0].shape;
-  Pool pool;
+  PoolWindow pool;
   std::vector<int64_t> kernel = node.ints_or("kernel_shape", {});
   if (is_global(node)) {
     for (int i = 1; i + 1 < x.rank(); ++i) kernel.push_back(std::max<int64_t>(x[i], 1));
@@ -67,6 +64,8 @@ Pool pool_of(const NodeContext& context) {
   pool.padded_w = pool.window.in_w + pool.window.pad_left + pool.window.pad_right;
   return pool;
 }
+
+namespace {
 
 // Calls visit(pixel of the input) for the taps of a window that lie in the image.
 template <class Visit>
@@ -82,7 +81,7 @@ void for_each_tap(const Window& w, int64_t oh, int64_t ow, Visit&& visit) {
 }
 
 // Taps that lie in the padded image, for averages that count the padding.
-int64_t padded_taps(const Pool& pool, int64_t oh, int64_t ow) {
+int64_t padded_taps(const PoolWindow& pool, int64_t oh, int64_t ow) {
   const Window& w = pool.window;
   const auto inside = [](int64_t start, int64_t taps, int64_t dilation, int64_t size) {
     int64_t count = 0;
@@ -95,7 +94,7 @@ int64_t padded_taps(const Pool& pool, int64_t oh, int64_t ow) {
 
 // Body(channels [begin, end) of one output pixel) over all pixels and blocks of channels.
 template <class Body>
-void for_each_pixel(const Pool& pool, Body&& body) {
+void for_each_pixel(const PoolWindow& pool, Body&& body) {
   const Window& w = pool.window;
   const int64_t blocks = (w.channels + kChannelBlock - 1) / kChannelBlock;
   const int64_t pixels = w.batch * w.out_h * w.out_w;
@@ -108,7 +107,7 @@ void for_each_pixel(const Pool& pool, Body&& body) {
   });
 }
 
-void run_max(const Pool& pool, const float* in, float* out) {
+void run_max(const PoolWindow& pool, const float* in, float* out) {
   const Window& w = pool.window;
   for_each_pixel(pool, [&](int64_t pixel, int64_t channel, int64_t n) {
     float* to = out + pixel * w.channels + channel;
@@ -121,7 +120,7 @@ void run_max(const Pool& pool, const float* in, float* out) {
   });
 }
 
-void run_average(const Pool& pool, const float* in, float* out) {
+void run_average(const PoolWindow& pool, const float* in, float* out) {
   const Window& w = pool.window;
   for_each_pixel(pool, [&](int64_t pixel, int64_t channel, int64_t n) {
     std::array<double, kChannelBlock> sum{};
@@ -143,20 +142,20 @@ void run_average(const Pool& pool, const float* in, float* out) {
 }
 
 Kernel prepare_max(const NodeContext& context) {
-  return {"max_pool_f32/nhwc", [pool = pool_of(context)](const KernelArgs& args) {
+  return {"max_pool_f32/nhwc", [pool = pool_window(context)](const KernelArgs& args) {
             run_max(pool, static_cast<const float*>(args.inputs[0].data),
                     static_cast<float*>(args.outputs[0].data));
           }};
 }
 
 Kernel prepare_average(const NodeContext& context) {
-  return {"average_pool_f32/nhwc", [pool = pool_of(context)](const KernelArgs& args) {
+  return {"average_pool_f32/nhwc", [pool = pool_window(context)](const KernelArgs& args) {
             run_average(pool, static_cast<const float*>(args.inputs[0].data),
                         static_cast<float*>(args.outputs[0].data));
           }};
 }
 
-kernels::PoolS8 pool_s8(const Pool& pool) {
+kernels::PoolS8 pool_s8(const PoolWindow& pool) {
   const Window& w = pool.window;
   kernels::PoolS8 s8;
   s8.batch = w.batch;
@@ -170,7 +169,7 @@ kernels::PoolS8 pool_s8(const Pool& pool) {
 }
 
 Kernel prepare_max_s8(const NodeContext& context) {
-  const kernels::PoolS8 pool = pool_s8(pool_of(context));
+  const kernels::PoolS8 pool = pool_s8(pool_window(context));
   const bool is_signed = context.dtype(0) == DType::int8;
   return {fmt::format("max_pool_s8/{}", kernels::best_elementwise_s8().name),
           [pool, is_signed](const KernelArgs& args) {
@@ -186,7 +185,7 @@ void infer_average_s8(NodeContext& context) {
 
 Kernel prepare_average_s8(const NodeContext& context) {
   const Node& node = context.node();
-  const Pool pool = pool_of(context);
+  const PoolWindow pool = pool_window(context);
   const kernels::S8Params in{node.float_or(kXScale, 1),
                              static_cast<int32_t>(node.int_or(kXZeroPoint, 0)),
                              context.dtype(0) == DType::int8};

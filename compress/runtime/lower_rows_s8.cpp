@@ -13,6 +13,7 @@
 #include "compress/ops/support.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
+#include "compress/runtime/lower_params.h"
 
 namespace compress::runtime {
 namespace {
@@ -21,9 +22,45 @@ using kernels::S8Epilogue;
 using kernels::S8Output;
 using kernels::S8Params;
 
+}  // namespace
+
 DType y_type(const NodeContext& context) {
   return static_cast<DType>(context.node().int_or(kYType, static_cast<int64_t>(DType::uint8)));
 }
+
+std::vector<float> s8_multipliers(const NodeContext& context, int64_t channels) {
+  const TensorData data = context.node().tensor_or_null(kMultiplier)->read();
+  const auto values = data.as<float>();
+  std::vector<float> multipliers(values.begin(), values.end());
+  if (values.size() == 1) multipliers.assign(static_cast<size_t>(channels), values[0]);
+  if (static_cast<int64_t>(multipliers.size()) != channels) {
+    context.invalid("its scales do not match its channels");
+  }
+  return multipliers;
+}
+
+Window s8_conv_window(const NodeContext& context) {
+  const Shape& w = context.shape(1);
+  if (w.rank() < 3) context.invalid("its weights have fewer than three dimensions");
+  return window_of(context, context.shape(0), w.dims().subspan(2));
+}
+
+S8Params s8_params(const NodeContext& context, const char* scale, const char* zero_point,
+                   DType dtype) {
+  return {context.node().float_or(scale, 1.0f),
+          static_cast<int32_t>(context.node().int_or(zero_point, 0)), dtype == DType::int8};
+}
+
+kernels::BinaryS8 s8_binary(const NodeContext& context, bool multiplies) {
+  const S8Params a = s8_params(context, kXScale, kXZeroPoint, context.dtype(0));
+  const S8Params b = s8_params(context, kBScale, kBZeroPoint, context.dtype(1));
+  const S8Params y = s8_params(context, kYScale, kYZeroPoint, y_type(context));
+  const auto lo = static_cast<int32_t>(context.node().int_or(kLo, y.is_signed ? -128 : 0));
+  const auto hi = static_cast<int32_t>(context.node().int_or(kHi, y.is_signed ? 127 : 255));
+  return multiplies ? kernels::mul_params(a, b, y, lo, hi) : kernels::add_params(a, b, y, lo, hi);
+}
+
+namespace {
 
 // What follows an exact sum; owns the arrays that the kernel's epilogue points to.
 struct Epilogue {
@@ -32,14 +69,7 @@ struct Epilogue {
   S8Epilogue view;
 
   Epilogue(const NodeContext& context, int64_t channels) {
-    const Tensor* scales = context.node().tensor_or_null(kMultiplier);
-    const TensorData data = scales->read();
-    const auto values = data.as<float>();
-    multiplier.assign(values.begin(), values.end());
-    if (values.size() == 1) multiplier.assign(static_cast<size_t>(channels), values[0]);
-    if (static_cast<int64_t>(multiplier.size()) != channels) {
-      context.invalid("its scales do not match its channels");
-    }
+    multiplier = s8_multipliers(context, channels);
     const DType type = y_type(context);
     view.output = type == DType::float32 ? S8Output::float32 : S8Output::quantized;
     view.scale = multiplier.data();
@@ -62,21 +92,15 @@ struct Epilogue {
 
 // --- Convolution ---------------------------------------------------------------------------------
 
-Window conv_window(const NodeContext& context) {
-  const Shape& w = context.shape(1);
-  if (w.rank() < 3) context.invalid("its weights have fewer than three dimensions");
-  return window_of(context, context.shape(0), w.dims().subspan(2));
-}
-
 void infer_conv(NodeContext& context) {
   if (!context.in(0).is_concrete()) return context.set_output(0, y_type(context));
-  const Window window = conv_window(context);
+  const Window window = s8_conv_window(context);
   context.set_output(0, y_type(context),
                      window_output(window, context.shape(0).rank(), context.shape(1)[0]));
 }
 
 Kernel prepare_conv(const NodeContext& context) {
-  const Window window = conv_window(context);
+  const Window window = s8_conv_window(context);
   const Shape& w = context.shape(1);
   const Tensor* weights = context.constant(1);
   kernels::ConvS8Params params;
@@ -202,12 +226,6 @@ Kernel prepare_matmul(const NodeContext& context) {
 
 // --- Elementwise ---------------------------------------------------------------------------------
 
-S8Params params_of(const NodeContext& context, const char* scale, const char* zero_point,
-                   DType dtype) {
-  return {context.node().float_or(scale, 1.0f),
-          static_cast<int32_t>(context.node().int_or(zero_point, 0)), dtype == DType::int8};
-}
-
 void infer_binary(NodeContext& context) {
   if (!context.in(0).has_shape || !context.in(1).has_shape) {
     return context.set_output(0, y_type(context));
@@ -217,7 +235,6 @@ void infer_binary(NodeContext& context) {
 
 using BinaryRow = void (*)(const uint8_t* a, const uint8_t* b, int64_t count,
                            const kernels::BinaryS8& params, uint8_t* out) noexcept;
-using BinaryParams = decltype(kernels::add_params);
 
 constexpr int64_t kSplat = 256;
 constexpr int64_t kPattern = 1024;
@@ -248,13 +265,8 @@ void run_repeated(BinaryRow row, const uint8_t* a, const uint8_t* b, int64_t per
 // Any shapes that broadcast. Along a row an operand has an element for each, or one for all, which
 // is written out in short runs.
 Kernel prepare_binary(const NodeContext& context, const char* name, BinaryRow row,
-                      BinaryParams& params_of_row) {
-  const S8Params y = params_of(context, kYScale, kYZeroPoint, y_type(context));
-  const auto lo = static_cast<int32_t>(context.node().int_or(kLo, y.is_signed ? -128 : 0));
-  const auto hi = static_cast<int32_t>(context.node().int_or(kHi, y.is_signed ? 127 : 255));
-  const kernels::BinaryS8 params =
-      params_of_row(params_of(context, kXScale, kXZeroPoint, context.dtype(0)),
-                    params_of(context, kBScale, kBZeroPoint, context.dtype(1)), y, lo, hi);
+                      bool multiplies) {
+  const kernels::BinaryS8 params = s8_binary(context, multiplies);
   const std::array<Shape, 2> shapes = {context.shape(0), context.shape(1)};
   const Shape& shape = context.output_types[0].shape;
   const std::string kernel_name = fmt::format("{}/{}", name, kernels::best_elementwise_s8().name);
@@ -291,11 +303,11 @@ Kernel prepare_binary(const NodeContext& context, const char* name, BinaryRow ro
 }
 
 Kernel prepare_add(const NodeContext& context) {
-  return prepare_binary(context, "add_s8", kernels::best_elementwise_s8().add, kernels::add_params);
+  return prepare_binary(context, "add_s8", kernels::best_elementwise_s8().add, false);
 }
 
 Kernel prepare_mul(const NodeContext& context) {
-  return prepare_binary(context, "mul_s8", kernels::best_elementwise_s8().mul, kernels::mul_params);
+  return prepare_binary(context, "mul_s8", kernels::best_elementwise_s8().mul, true);
 }
 
 void infer_like_input(NodeContext& context) {
@@ -315,7 +327,7 @@ Kernel prepare_lookup(const NodeContext& context) {
 }
 
 Kernel prepare_quantize(const NodeContext& context) {
-  const S8Params params = params_of(context, kYScale, kYZeroPoint, y_type(context));
+  const S8Params params = s8_params(context, kYScale, kYZeroPoint, y_type(context));
   const int64_t count = context.shape(0).count();
   return {fmt::format("quantize_s8/{}", kernels::best_elementwise_s8().name),
           [params, count](const KernelArgs& args) {
@@ -330,7 +342,7 @@ void infer_dequantize(NodeContext& context) {
 }
 
 Kernel prepare_dequantize(const NodeContext& context) {
-  const S8Params params = params_of(context, kXScale, kXZeroPoint, context.dtype(0));
+  const S8Params params = s8_params(context, kXScale, kXZeroPoint, context.dtype(0));
   const int64_t count = context.shape(0).count();
   return {fmt::format("dequantize_s8/{}", kernels::best_elementwise_s8().name),
           [params, count](const KernelArgs& args) {

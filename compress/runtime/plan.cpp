@@ -7,6 +7,7 @@
 
 #include "compress/core/mapped_pages.h"
 #include "compress/error.h"
+#include "compress/runtime/device.h"
 #include "compress/runtime/fold.h"
 #include "compress/runtime/inline.h"
 #include "compress/runtime/lower.h"
@@ -31,7 +32,10 @@ size_t at(ValueId id) { return static_cast<size_t>(id); }
 class Planner {
  public:
   Planner(const PlanInputs& inputs, std::vector<TypeInfo> feed_types)
-      : graph_(*inputs.graph), model_(*inputs.model), output_count_(inputs.output_count) {
+      : graph_(*inputs.graph),
+        model_(*inputs.model),
+        output_count_(inputs.output_count),
+        device_(inputs.device) {
     const auto slots = static_cast<size_t>(graph_.value_slots());
     plan_.feed_types = std::move(feed_types);
     plan_.types.resize(slots);
@@ -94,7 +98,7 @@ class Planner {
     Step step;
     step.node = id;
     step.op = &op;
-    step.kernel = prepare_kernel(op, context);
+    if (!prepare_for_device(step, context)) step.kernel = prepare_kernel(op, context);
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const Tensor* constant = context.constants[i];
       if (!step.kernel.holds(i) || constant == nullptr || constant->is_deferred()) continue;
@@ -104,6 +108,18 @@ class Planner {
       if (output != kNoValue) plan_.places[at(output)] = {Home::arena, output, 0, -1, -1};
     }
     plan_.steps.push_back(std::move(step));
+  }
+
+  bool prepare_for_device(Step& step, const NodeContext& context) const {
+    if (device_ == nullptr) return false;
+    std::optional<DeviceKernel> kernel = prepare_on_device(device_, context);
+    if (!kernel) return false;
+    step.kernel.name = std::move(kernel->name);
+    step.kernel.workspace_bytes = kernel->workspace_bytes;
+    step.kernel.held_inputs = kernel->held_inputs;
+    step.device =
+        std::make_shared<const std::function<void(const DeviceArgs&)>>(std::move(kernel->run));
+    return true;
   }
 
   // Everything downstream of a late step is late as well: its types are not concrete.
@@ -229,6 +245,7 @@ class Planner {
   const Graph& graph_;
   const Model& model_;
   size_t output_count_;
+  std::shared_ptr<Device> device_;
   Plan plan_;
 };
 

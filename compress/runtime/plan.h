@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,7 +12,14 @@
 #include "compress/ops/op.h"
 #include "compress/runtime/memory.h"
 
+namespace compress {
+class Device;
+}
+
 namespace compress::runtime {
+
+struct DeviceArgs;
+class DevicePlan;
 
 enum class StepKind {
   fixed,    // shapes known, kernel prepared, memory in the arena
@@ -22,7 +31,8 @@ struct Step {
   NodeId node = kNoNode;
   const OpDef* op = nullptr;
   StepKind kind = StepKind::fixed;
-  Kernel kernel;
+  Kernel kernel;  // without `run` where a device has the step
+  std::shared_ptr<const std::function<void(const DeviceArgs&)>> device;
   std::vector<TensorView> inputs;
   std::vector<TensorView> outputs;
   uint64_t workspace_offset = 0;
@@ -59,6 +69,7 @@ struct Plan {
   uint64_t arena_bytes = 0;
 
   const std::byte* bound_base = nullptr;
+  std::shared_ptr<DevicePlan> on_device;  // of the bound plan, where there is a device
   struct FeedSlot {
     int feed;
     int step;  // -1: views[slot]
@@ -72,7 +83,8 @@ struct PlanInputs {
   const Graph* graph;
   const Model* model;
   std::span<const ValueId> feeds;
-  size_t output_count;  // graph outputs beyond these are observed only and die early
+  size_t output_count;             // graph outputs beyond these are observed only and die early
+  std::shared_ptr<Device> device;  // null: everything on the CPU
 };
 
 bool is_control_flow(const Node& node);

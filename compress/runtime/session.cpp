@@ -93,7 +93,8 @@ struct Session::Impl {
       observed.emplace_back(graph.outputs()[outputs.size() + i], names[i]);
     }
     executor =
-        std::make_unique<Executor>(graph, *lowered, &budget, outputs.size(), std::move(observed));
+        std::make_unique<Executor>(graph, *lowered, &budget, outputs.size(), std::move(observed),
+                                   options.as_double ? nullptr : options.device);
   }
 
   std::string wanted() const {

@@ -14,6 +14,8 @@
 
 namespace compress {
 
+class Device;  // runtime/device.h
+
 struct SessionOptions {
   // Fuse to integer and library kernels on a copy (runtime/lower). false: op by op, reference
   // kernels: the oracle.
@@ -24,6 +26,8 @@ struct SessionOptions {
   std::set<std::string> observed;
   // Also compute in float64: float32 tensors are widened (finite differences, parity).
   bool as_double = false;
+  // Where nodes run that have a kernel there; the rest, and bodies of control flow, run on the CPU.
+  std::shared_ptr<Device> device;
 };
 
 // What a node ran on.

@@ -670,6 +670,44 @@ class Batch(Case):
         self.assertEqual(list(self.outputs("by")), ["a_int8.onnx", "b_half.onnx"])
 
 
+class Devices(Case):
+    MODELS = ("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz", *QUICK)
+    ABSENT = {"COMPRESS_CUDA_LIBRARY": "/nowhere/libcompress_cuda.so"}
+    EMULATED = {"COMPRESS_CUDA_LIBRARY": os.environ.get("COMPRESS_CUDA_EMULATED", "")}
+
+    def test_without_a_gpu(self):
+        self.one_line(*self.MODELS, "--device", "cuda", expect=1, says="no CUDA device", env=self.ABSENT)
+        result = self.run_program(*self.MODELS, "--device", "all", "--report", "r.json", env=self.ABSENT)
+        self.assertIn("warning: no CUDA device", result.stderr)
+        report = json.loads((self.dir / "r.json").read_text())
+        self.assertEqual([row["device"] for row in report["speed"]], ["cpu"])
+        self.assertTrue(any("no CUDA device" in note for note in report["notes"]))
+
+    def test_another_library_is_refused(self):
+        other = {"COMPRESS_CUDA_LIBRARY": "libm.so.6"}
+        self.one_line(*self.MODELS, "--device", "cuda", expect=1, says="another version", env=other)
+
+    @unittest.skipUnless(EMULATED["COMPRESS_CUDA_LIBRARY"], "skipped: no emulated device was built")
+    def test_all_devices_side_by_side(self):
+        report = self.report(*self.MODELS, "--device", "all", env=self.EMULATED)
+        self.assertEqual([row["device"] for row in report["speed"]], ["cpu", "cuda (emulated)"])
+        row = report["devices"][0]
+        self.assertGreater(row["nodes_on_device"], 0)
+        self.assertGreater(row["against_cpu"]["sqnr"], 100)
+        self.assertEqual(row["accuracy"]["top1"]["cpu"], row["accuracy"]["top1"]["device"])
+
+    @unittest.skipUnless(EMULATED["COMPRESS_CUDA_LIBRARY"], "skipped: no emulated device was built")
+    def test_on_the_device_alone(self):
+        report = self.report(*self.MODELS, "--device", "cuda", env=self.EMULATED)
+        self.assertEqual([row["device"] for row in report["speed"]], ["cuda (emulated)"])
+        self.assertIn("cuda", {kernel["device"] for kernel in report["kernels"]})
+        self.run_program("infer", F / "conv.onnx", "--data", F / "test.npz", "--device", "cuda",
+                         "-o", "y.npz", env=self.EMULATED)
+        self.assertTrue((self.dir / "y.npz").exists())
+        self.one_line(*self.MODELS, "--device", "cuda", "--concurrency", "2", expect=2,
+                      says="leave out --device", env=self.EMULATED)
+
+
 class Verify(Case):
     def test_a_model_against_itself(self):
         report = self.report("verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",

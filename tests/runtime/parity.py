@@ -1,6 +1,7 @@
 """Compares run_model with ONNX Runtime on every shared model.
 
     python tests/runtime/parity.py --tool build/bin/run_model --shared DIR [--only NAME] [--no-lower]
+        [--cuda] [--first]
 
 For each output: max |ours - theirs| <= tolerance * max(max |theirs|, 1e-3). A quantized model is
 compared with ONNX Runtime's plain graph (with its optimisations on it differs from itself by up to a
@@ -115,6 +116,8 @@ def compare(name, feeds, args, folder):
     into, out = os.path.join(folder, "in.npz"), os.path.join(folder, "out.npz")
     np.savez(into, **feeds)
     command = [args.tool, path, into, out]
+    if args.cuda:
+        command.append("--cuda")
     if args.no_lower:
         command.append("--no-lower")
     done = subprocess.run(command, capture_output=True, text=True)
@@ -143,13 +146,15 @@ def main():
     parser.add_argument("--shared", required=True)
     parser.add_argument("--only", default="")
     parser.add_argument("--no-lower", action="store_true")
+    parser.add_argument("--cuda", action="store_true", help="on the device of COMPRESS_CUDA_LIBRARY")
+    parser.add_argument("--first", action="store_true", help="each model at one size only")
     args = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for name, sizes in CASES.items():
             if args.only not in name:
                 continue
-            for feeds in sizes:
+            for feeds in sizes[:1] if args.first else sizes:
                 good, text = compare(name, feeds, args, folder)
                 shape = list(next(iter(feeds.values())).shape)
                 print(f"{'ok  ' if good else 'FAIL'} {name:24} {str(shape):20} {text}", flush=True)

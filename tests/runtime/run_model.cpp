@@ -1,6 +1,7 @@
 // Runs a model on the arrays of an .npz and writes its outputs to another: the parity test's tool.
 //
 //   run_model MODEL IN.npz OUT.npz [--no-lower] [--kernels] [--repeat N] [--threads N]
+//             [--cuda]
 
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "compress/runtime/device.h"
 #include "compress/runtime/session.h"
 #include "formats/arrays.h"
 #include "formats/onnx.h"
@@ -25,6 +27,7 @@ int run(const std::vector<std::string>& args) {
   int repeat = 0;
   for (size_t i = 3; i < args.size(); ++i) {
     if (args[i] == "--no-lower") options.lower = false;
+    if (args[i] == "--cuda") options.device = Device::cuda();
     if (args[i] == "--kernels") show_kernels = true;
     if (args[i] == "--repeat") repeat = std::stoi(args.at(++i));
     if (args[i] == "--threads") set_thread_count(std::stoi(args.at(++i)));

@@ -1,0 +1,91 @@
+#include "cli/on_device.h"
+
+#include <cstdio>
+#include <set>
+
+#include "compress/core/parallel.h"
+#include "compress/error.h"
+
+namespace compress {
+namespace {
+
+SessionOptions options_for(const std::shared_ptr<Device>& device, const CommonFlags& flags) {
+  SessionOptions options;
+  options.lower = !flags.no_lower;
+  options.max_memory = max_memory_bytes(flags);
+  options.device = device;
+  return options;
+}
+
+// How many nodes ran there, and which operators did not.
+void count_nodes(Session& session, const std::vector<NamedTensor>& feed, DeviceReport& out) {
+  session.run(feed);
+  session.profile(feed);
+  std::set<std::string> left;
+  for (const KernelRecord& kernel : session.kernels()) {
+    if (kernel.device == "cpu") {
+      ++out.nodes_on_cpu;
+      left.insert(kernel.op);
+    } else {
+      ++out.nodes_on_device;
+    }
+  }
+  out.ops_on_cpu.assign(left.begin(), left.end());
+}
+
+DeviceReport describe(const std::shared_ptr<Device>& device) {
+  DeviceReport out;
+  const cuda::DeviceInfo& info = device->info();
+  out.device = device_label(device);
+  out.name = info.name;
+  out.capability = fmt::format("{}.{}", info.major, info.minor);
+  out.driver = fmt::format("{}.{}", info.driver / 1000, info.driver % 1000 / 10);
+  out.memory_bytes = info.memory_bytes;
+  return out;
+}
+
+}  // namespace
+
+std::shared_ptr<Device> chosen_device(const CommonFlags& flags) {
+  return flags.device == "cuda" ? Device::cuda() : nullptr;
+}
+
+std::string device_label(const std::shared_ptr<Device>& device) {
+  if (device == nullptr) return "cpu";
+  return device->info().is_emulated != 0 ? "cuda (emulated)" : "cuda";
+}
+
+void verify_on_device(const Model& reference, const Model& candidate, JobData& data,
+                      const std::vector<NamedTensor>& feed, const CommonFlags& flags,
+                      const EvaluateOptions& evaluation, const BenchmarkOptions& timing,
+                      Report& report) {
+  std::shared_ptr<Device> device;
+  try {
+    device = Device::cuda();
+  } catch (const Error& error) {
+    report.notes.emplace_back(error.what());
+    std::fprintf(stderr, "warning: %s; the CPU alone was used\n", error.what());
+    return;
+  }
+  Session there_reference(reference, options_for(device, flags));
+  Session there(candidate, options_for(device, flags));
+  DeviceReport row = describe(device);
+  count_nodes(there, feed, row);
+  if (data.evaluation != nullptr) {
+    Session here(candidate, options_for(nullptr, flags));
+    row.against_cpu = evaluate(here, there, *data.evaluation, data.evaluation_indices, evaluation);
+  }
+  if (timing.seconds > 0) {
+    SpeedRow speed;
+    speed.device = row.device;
+    speed.threads = thread_count();
+    speed.batch = flags.batch;
+    speed.data = report.data;
+    speed.benchmark = benchmark(there_reference, there, feed, timing);
+    report.speed.push_back(std::move(speed));
+  }
+  report.notes.push_back(device_line(row));
+  report.devices.push_back(std::move(row));
+}
+
+}  // namespace compress
