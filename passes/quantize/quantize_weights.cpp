@@ -289,9 +289,9 @@ class WeightQuantizer {
     return {std::move(out), std::move(params)};
   }
 
-  void add_dequantize(NodeId reader, const std::string& name, Tensor quantized,
-                      const QuantParams& params, const Shape& shape, std::optional<int> axis,
-                      int64_t block) {
+  // `name` is a copy: the graph's own may move when it grows.
+  void add_dequantize(NodeId reader, std::string name, Tensor quantized, const QuantParams& params,
+                      const Shape& shape, std::optional<int> axis, int64_t block) {
     const std::string stem = name + "_DQ" + suffix();
     NodeSpec spec;
     spec.op_type = "DequantizeLinear";

@@ -351,4 +351,28 @@ TEST_CASE("smooth: outliers of the inputs move into the weights") {
   CHECK(quantized("smooth") < 0.8 * quantized("bias"));
 }
 
+TEST_CASE("names of what is added hold while the graph grows under them", "[quantize]") {
+  for (int layers = 1; layers <= 12; ++layers) {
+    GraphBuilder b;
+    ValueId x = b.input("x", DType::float32, {4, 64});
+    for (int i = 0; i < layers; ++i) {
+      x = b.op("MatMul", {x, b.constant(random_tensor({64, 64}, static_cast<uint32_t>(i)),
+                                        fmt::format("a_weight_whose_name_is_long_{}", i))});
+    }
+    b.output(x, "y");
+    Model model = std::move(b).model(21);
+    run_step(model, "quantize",
+             {{"mode", "weight-only"},
+              {"weights", "int8"},
+              {"format", "qdq"},
+              {"granularity", "channel"}});
+    INFO(layers << " layers");
+    for (int i = 0; i < layers; ++i) {
+      const std::string name = fmt::format("a_weight_whose_name_is_long_{}", i);
+      CHECK(model.graph.find_value(name + "_DQ_scales") != kNoValue);
+      CHECK(model.graph.find_value(name + "_dequantized") != kNoValue);
+    }
+  }
+}
+
 }  // namespace compress
