@@ -88,14 +88,16 @@ Prepared prepare_move(const DevicePtr& device, const NodeContext& context) {
   return kernel;
 }
 
-// Indices must be constants: those that come with a run are checked on the CPU, where a wrong one is
-// an error.
+// Indices must be constants: those that come with a run are checked on the CPU, where a wrong one
+// is an error.
 Prepared prepare_gather(const DevicePtr& device, const NodeContext& context) {
   const Shape& data = context.shape(0);
   const bool is_64 = context.dtype(1) == DType::int64;
   cuda::Gather call = {};
   call.element_bytes = element_bytes(context.dtype(0));
-  if (context.constant(1) == nullptr || call.element_bytes == 0 || (!is_64 && context.dtype(1) != DType::int32)) return {};
+  if (context.constant(1) == nullptr || call.element_bytes == 0 ||
+      (!is_64 && context.dtype(1) != DType::int32))
+    return {};
   const int axis = normalize_axis(context.node().int_or("axis", 0), data.rank());
   call.indices_are_64 = is_64 ? 1 : 0;
   call.outer = narrow(data.count(0, axis));
