@@ -18,6 +18,7 @@
 #include "cli/workers.h"
 #include "compress/error.h"
 #include "compress/report/batch.h"
+#include "compress/verify/resources.h"
 #include "formats/file.h"
 
 namespace compress {
@@ -158,9 +159,9 @@ class Batch {
     std::error_code ignored;
     fs::create_directories(fs::path(job.output).parent_path(), ignored);
     fs::remove(job.report(), ignored);
-    std::vector<std::string> argv = {"/proc/self/exe", "run",      job.model,   "--recipe",
-                                     job.recipe,       "-o",       job.output,  "--force",
-                                     "--quiet",        "--report", job.report()};
+    std::vector<std::string> argv = self_command();
+    argv.insert(argv.end(), {"run", job.model, "--recipe", job.recipe, "-o", job.output, "--force",
+                             "--quiet", "--report", job.report()});
     if (!job.data.empty()) argv.insert(argv.end(), {"--data", job.data});
     if (!job.labels.empty()) argv.insert(argv.end(), {"--labels", job.labels});
     for (const auto* flags : {&command_.request.flags, &command_.request.running}) {

@@ -12,16 +12,25 @@ namespace {
 constexpr int64_t kCalibrationSamples = 128;
 constexpr int64_t kEvaluationSamples = 1000;
 
-std::unique_ptr<SampleSource> open(const std::string& path, const std::string& labels,
-                                   const Model& model) {
-  auto source = open_dataset({path, labels}, model, data_files());
+std::map<std::string, OpenSource>& attached() {
+  static std::map<std::string, OpenSource> sources;
+  return sources;
+}
+
+}  // namespace
+
+void attach_data(std::map<std::string, OpenSource> sources) { attached() = std::move(sources); }
+
+std::unique_ptr<SampleSource> open_source(const std::string& path, const std::string& labels,
+                                          const Model& model) {
+  const auto own = attached().find(path);
+  auto source = own != attached().end() ? own->second(model)
+                                        : open_dataset({path, labels}, model, data_files());
   if (source->size() == 0) {
     fail(ErrorCode::usage, "{} holds no samples; name a data set that does", path);
   }
   return source;
 }
-
-}  // namespace
 
 JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates, bool trains) {
   JobData data;
@@ -34,14 +43,14 @@ JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates,
          flags.labels);
   }
   if (!evaluation.empty()) {
-    data.first = open(evaluation, flags.labels, model);
+    data.first = open_source(evaluation, flags.labels, model);
     data.evaluation = data.first.get();
   }
   if (!calibration.empty() && calibration == evaluation) {
     data.calibration = data.first.get();
     data.shared = true;
   } else if (!calibration.empty()) {
-    data.second = open(calibration, "", model);
+    data.second = open_source(calibration, "", model);
     data.calibration = data.second.get();
   } else if (calibrates && flags.allow_random) {
     const int64_t samples = flags.samples > 0 ? flags.samples : kCalibrationSamples;
@@ -55,7 +64,7 @@ JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates,
     data.training = data.first.get();
     data.training_shared = true;
   } else if (!training.empty()) {
-    data.third = open(training, training == flags.data ? flags.labels : "", model);
+    data.third = open_source(training, training == flags.data ? flags.labels : "", model);
     data.training = data.third.get();
   }
   return data;

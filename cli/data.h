@@ -1,6 +1,8 @@
 // Which samples serve what: one set may calibrate and evaluate, but no sample does both.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +27,15 @@ struct JobData {
   std::vector<int64_t> evaluation_indices;
   std::vector<int64_t> training_indices;
 };
+
+// Data sets that live in this process, by the names that stand in for their paths: how the Python
+// module hands in arrays. Empty in the program itself. Not while a command runs.
+using OpenSource = std::function<std::unique_ptr<SampleSource>(const Model&)>;
+void attach_data(std::map<std::string, OpenSource> sources);
+
+// The data set at a path, or attached by that name. Fails (usage) where it holds no samples.
+std::unique_ptr<SampleSource> open_source(const std::string& path, const std::string& labels,
+                                          const Model& model);
 
 // Opens what the flags name for this model. Without a path the pointers are null.
 JobData open_data(const CommonFlags& flags, const Model& model, bool calibrates,

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "calibration/dataset.h"
+#include "cli/data.h"
 #include "cli/data_files.h"
 #include "cli/on_device.h"
 #include "cli/progress.h"
@@ -218,7 +219,7 @@ int run(const Command& command) {
   } else if (flags.data.ends_with(".npz")) {
     run_whole(once, read_feeds(flags.data, session), flags.batch, progress, outputs);
   } else {
-    const auto data = open_dataset({flags.data, ""}, model, data_files());
+    const auto data = open_source(flags.data, "", model);
     run_samples(once, *data, flags.batch, progress, outputs);
   }
   progress.clear();

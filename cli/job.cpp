@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <filesystem>
 #include <future>
 #include <map>
 
 #include "calibration/calibrator.h"
+#include "cli/console.h"
 #include "cli/data.h"
 #include "cli/data_files.h"
 #include "cli/machine.h"
@@ -18,6 +18,7 @@
 #include "formats/file.h"
 #include "formats/onnx.h"
 #include "passes/pass.h"
+#include "passes/plugin/plugin.h"
 
 namespace compress {
 namespace {
@@ -167,7 +168,7 @@ class JobRun {
       const bool verbose = flags_.verbose;
       options.log = [verbose](std::string_view line) {
         const bool dump = line.find('\n') != std::string_view::npos;
-        if (verbose || dump) std::fprintf(stderr, "%s\n", std::string(line).c_str());
+        if (verbose || dump) say(line);
       };
     }
     if (!flags_.statistics.empty() || data_.calibration != nullptr) {
@@ -230,7 +231,7 @@ class JobRun {
       if (pass.details.contains("warning")) {
         const auto text = pass.details["warning"].get<std::string>();
         report_.notes.push_back(text);
-        std::fprintf(stderr, "warning: %s\n", printable(text).c_str());
+        say("warning: " + printable(text));
       }
     }
     changed_ = std::any_of(result.passes.begin(), result.passes.end(),
@@ -262,6 +263,9 @@ class JobRun {
     if (!flags_.disabled.empty()) json["disabled"] = flags_.disabled;
     if (!flags_.stop_after.empty()) json["stop_after"] = flags_.stop_after;
     if (!flags_.statistics.empty()) json["statistics_sha256"] = sha256_file(flags_.statistics);
+    for (const PluginIdentity& plugin : plugins_in_use()) {
+      json["plugins"].push_back(to_json(plugin));
+    }
     if (calibrated_) {
       json["calibration_samples"] = data_.calibration_indices.size();
     }
@@ -321,7 +325,7 @@ class JobRun {
   void say_unchanged(const std::string& reason) {
     changed_ = false;
     report_.note = fmt::format("nothing {}: {}", participle(steps_), reason);
-    std::fprintf(stderr, "%s\n", printable(report_.note).c_str());
+    say(printable(report_.note));
   }
 
   int finish_dry(const Model& model) {

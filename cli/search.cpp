@@ -268,7 +268,7 @@ class SearchRun {
     hooks.save = [this](const Json& state) { save(state); };
     hooks.seconds = [this] { return seconds(); };
     hooks.say = [this](const std::string& line) {
-      if (flags_.verbose) std::fprintf(stderr, "%s\n", printable(line).c_str());
+      if (flags_.verbose) say(printable(line));
       if (!flags_.verbose) progress_.stage(line.substr(0, 60));
     };
     return hooks;
@@ -323,7 +323,7 @@ class SearchRun {
     if (!found) {
       report.note = fmt::format("nothing quantized: no setting keeps the drop of {} within {:g}",
                                 settings_.metric, settings_.max_drop);
-      std::fprintf(stderr, "%s\n", report.note.c_str());
+      say(report.note);
     }
     report.notes = notes_;
     report.search = search_report(result);

@@ -1,8 +1,8 @@
 #include "cli/training.h"
 
-#include <cstdio>
 #include <filesystem>
 
+#include "cli/console.h"
 #include "compress/error.h"
 #include "formats/arrays.h"
 #include "formats/file.h"
@@ -38,7 +38,7 @@ TrainingAccess training_access(const JobData& data, const Model& input, const Co
   if (flags.verbose || progress.callback()) {
     access.log = [&progress](std::string_view line) {
       progress.clear();
-      std::fprintf(stderr, "%s\n", printable(line).c_str());
+      say(printable(line));
     };
   }
   if (progress.callback()) {

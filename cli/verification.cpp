@@ -1,7 +1,6 @@
 #include "cli/verification.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <set>
 
 #include "cli/explaining.h"
@@ -306,12 +305,6 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
     report.notes.push_back("peak memory could not be measured: the process for it failed");
   }
   progress.clear();
-}
-
-void print(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    fail(ErrorCode::io, "standard output cannot be written");
-  }
 }
 
 int finish(Report& report, const GateSet& gates, const CommonFlags& flags) {

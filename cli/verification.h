@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/console.h"
 #include "cli/data.h"
 #include "cli/progress.h"
 #include "compress/report/report.h"
@@ -44,8 +45,5 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
 
 // Gates, report files, the table or JSON on standard output; the exit code.
 int finish(Report& report, const GateSet& gates, const CommonFlags& flags);
-
-// Text to standard output; fails (io) where it cannot be written.
-void print(std::string_view text);
 
 }  // namespace compress

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <optional>
 
+#include "compress/core/interruption.h"
 #include "compress/core/nearest.h"
 #include "compress/error.h"
 #include "passes/bodies.h"
@@ -15,7 +16,10 @@ namespace {
 
 void merge_details(Json& into, const Json& from) {
   for (const auto& [key, value] : from.items()) {
-    if (into.contains(key) && into[key].is_number() && value.is_number()) {
+    const bool sums = into.contains(key) && into[key].is_number() && value.is_number();
+    if (sums && (into[key].is_number_float() || value.is_number_float())) {
+      into[key] = into[key].get<double>() + value.get<double>();
+    } else if (sums) {
       into[key] = into[key].get<int64_t>() + value.get<int64_t>();
     } else {
       into[key] = value;
@@ -169,6 +173,7 @@ class Pipeline {
   }
 
   bool run_pass(const PassDef& pass, PassContext& context, int round) {
+    check_interruption();
     const auto start = std::chrono::steady_clock::now();
     PassResult result = in_context([&] { return fmt::format("in pass {}", pass.name); },
                                    [&] {

@@ -1,11 +1,15 @@
 // Every pass and step of the program. Order matters: it is the order in which they run.
+#include <algorithm>
 #include <array>
+#include <deque>
+#include <utility>
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
 #include "passes/distill/distill.h"
 #include "passes/optimize/optimize.h"
 #include "passes/pass.h"
+#include "passes/plugin/plugin.h"
 #include "passes/prune/prune.h"
 #include "passes/quantize/quantize.h"
 #include "passes/recover/channels.h"
@@ -167,19 +171,93 @@ const std::array kSteps = {
     StepDef{"train", "train a model from scratch", train_options()},
 };
 
+// Passes of plug-ins are rows like the others, whose function knows its place by its number.
+constexpr size_t kMaxPluginPasses = 32;
+PassResult run_slot(size_t slot, Model& model, PassContext& context);
+template <size_t... Slots>
+constexpr auto slot_functions(std::index_sequence<Slots...>) {
+  using Function = PassResult (*)(Model&, PassContext&);
+  return std::array<Function, sizeof...(Slots)>{
+      [](Model& model, PassContext& context) { return run_slot(Slots, model, context); }...};
+}
+constexpr auto kSlots = slot_functions(std::make_index_sequence<kMaxPluginPasses>());
+
+struct Tables {
+  std::vector<PassDef> passes{std::begin(kPasses), std::end(kPasses)};
+  std::vector<StepDef> steps{kSteps.begin(), kSteps.end()};
+  std::deque<std::vector<OptionDef>> options;  // of steps that plug-ins added to
+  std::vector<std::unique_ptr<Plugin>> plugins;
+  std::vector<std::pair<const Plugin*, const PluginPass*>> slots;
+
+  void join(const std::string& path) {
+    plugins.push_back(load_plugin(path));
+    in_context([&] { return fmt::format("in the plug-in {}", path); },
+               [&] {
+                 for (const PluginPass& pass : plugins.back()->passes) add(*plugins.back(), pass);
+               });
+  }
+
+  StepDef& find(std::string_view name) {
+    std::vector<std::string_view> names;
+    for (StepDef& step : steps) {
+      if (step.name == name) return step;
+      names.push_back(step.name);
+    }
+    fail(ErrorCode::usage, "unknown step '{}'{}", name, suggestion(name, names));
+  }
+
+ private:
+  void add(const Plugin& plugin, const PluginPass& pass) {
+    for (const PassDef& row : passes) {
+      if (row.name == pass.row.name) fail(ErrorCode::usage, "the name '{}' is taken", row.name);
+    }
+    if (slots.size() == kMaxPluginPasses) {
+      fail(ErrorCode::usage, "plug-ins hold more than {} passes", kMaxPluginPasses);
+    }
+    StepDef& step = find(pass.row.step);
+    std::vector<OptionDef>& all = options.emplace_back(step.options.begin(), step.options.end());
+    for (const OptionDef& option : pass.options) {
+      const auto same = [&](const OptionDef& row) { return row.name == option.name; };
+      if (std::any_of(all.begin(), all.end(), same)) {
+        fail(ErrorCode::usage, "the option '{}' of '{}' is taken", option.name, step.name);
+      }
+      all.push_back(option);
+    }
+    step.options = all;
+    passes.push_back(pass.row);
+    passes.back().run = kSlots[slots.size()];
+    slots.emplace_back(&plugin, &pass);
+  }
+};
+
+Tables& tables() {
+  static Tables tables;
+  return tables;
+}
+
+PassResult run_slot(size_t slot, Model& model, PassContext& context) {
+  const auto& [plugin, pass] = tables().slots[slot];
+  return run_plugin_pass(*plugin, *pass, model, context);
+}
+
 }  // namespace
 
-std::span<const PassDef> all_passes() { return kPasses; }
+std::span<const PassDef> all_passes() { return tables().passes; }
 
-std::span<const StepDef> all_steps() { return kSteps; }
+std::span<const StepDef> all_steps() { return tables().steps; }
 
-const StepDef& find_step(std::string_view name) {
-  std::vector<std::string_view> names;
-  for (const StepDef& step : kSteps) {
-    if (step.name == name) return step;
-    names.push_back(step.name);
-  }
-  fail(ErrorCode::usage, "unknown step '{}'{}", name, suggestion(name, names));
+void use_plugins(const std::vector<std::string>& paths) {
+  Tables next;
+  for (const std::string& path : paths) next.join(path);
+  tables() = std::move(next);
 }
+
+std::vector<PluginIdentity> plugins_in_use() {
+  std::vector<PluginIdentity> out;
+  for (const auto& plugin : tables().plugins) out.push_back(plugin->identity);
+  return out;
+}
+
+const StepDef& find_step(std::string_view name) { return tables().find(name); }
 
 }  // namespace compress

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "compress/core/interruption.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "compress/runtime/device_plan.h"
@@ -136,6 +137,7 @@ void Executor::run(std::span<const TensorView> feeds, const RunOptions& options)
 }
 
 void Executor::run_step(size_t index, const RunOptions& options) {
+  check_interruption();
   Step& step = plan_->steps[index];
   DevicePlan* on_device = plan_->on_device.get();
   if (on_device != nullptr) on_device->bring(index);

@@ -35,6 +35,11 @@ uint64_t status_bytes(const std::string& field) {
   return 0;
 }
 
+std::vector<std::string>& self_words() {
+  static std::vector<std::string> words = {"/proc/self/exe"};
+  return words;
+}
+
 double seconds_of(const timeval& time) {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
 }
@@ -66,11 +71,16 @@ ResourceUse ResourceMeter::runs_end() const {
   return use;
 }
 
+const std::vector<std::string>& self_command() { return self_words(); }
+void set_self_command(std::vector<std::string> words) { self_words() = std::move(words); }
+
 std::optional<std::string> run_self(const std::vector<std::string>& arguments, double seconds) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return std::nullopt;
-  std::vector<char*> argv = {const_cast<char*>("compress")};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  std::vector<std::string> words = self_command();
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   // What runs between fork and exec is async-signal-safe only: the parent has threads.
   const pid_t parent = getpid();
@@ -82,7 +92,7 @@ std::optional<std::string> run_self(const std::vector<std::string>& arguments, d
     dup2(null, STDIN_FILENO);
     dup2(null, STDERR_FILENO);
     dup2(ends[1], STDOUT_FILENO);
-    execve("/proc/self/exe", argv.data(), environ);
+    execve(argv[0], argv.data(), environ);
     _exit(127);
   }
   close(ends[1]);

@@ -33,8 +33,13 @@ class ResourceMeter {
   std::chrono::steady_clock::time_point start_;
 };
 
-// In the parent: runs this program (/proc/self/exe) with `arguments` and returns what it printed on
-// standard output, or nullopt where it failed, was killed or took longer than `seconds`.
+// The words that start this program once more; "/proc/self/exe" unless it is part of another, which
+// says how before anything runs.
+const std::vector<std::string>& self_command();
+void set_self_command(std::vector<std::string> words);
+
+// In the parent: runs this program with `arguments` and returns what it printed on standard output,
+// or nullopt where it failed, was killed or took longer than `seconds`.
 std::optional<std::string> run_self(const std::vector<std::string>& arguments, double seconds);
 
 }  // namespace compress
