@@ -31,6 +31,8 @@ _core.set_self_command([
     _sys.executable, "-c",
     f"import sys; sys.path.insert(0, {_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))!r}); "
     "from compress_onnx.__main__ import main; main()"])
+# engine="onnxruntime" and explain=True ask this Python's.
+_os.environ.setdefault("COMPRESS_PYTHON", _sys.executable)
 CompressError.__module__ = __name__
 CompressError.__doc__ = "What went wrong, in one line; `code` is usage, invalid_model, unsupported, io or internal."
 
