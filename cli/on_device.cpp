@@ -1,8 +1,8 @@
 #include "cli/on_device.h"
 
-#include <cstdio>
 #include <set>
 
+#include "cli/console.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 
@@ -64,7 +64,7 @@ void verify_on_device(const Model& reference, const Model& candidate, JobData& d
     device = Device::cuda();
   } catch (const Error& error) {
     report.notes.emplace_back(error.what());
-    std::fprintf(stderr, "warning: %s; the CPU alone was used\n", error.what());
+    say(fmt::format("warning: {}; the CPU alone was used", error.what()));
     return;
   }
   Session there_reference(reference, options_for(device, flags));
