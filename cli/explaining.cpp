@@ -44,4 +44,26 @@ Explanation explain_model(const Model& model, const std::string& path,
   return explain(model, input);
 }
 
+void note_saturation(const PipelineResult& result, Report& report) {
+  if (has_vnni()) return;
+  for (const PassRecord& pass : result.passes) {
+    if (!pass.details.contains("mode") || pass.details["mode"] != "static") continue;
+    for (const Json& step : result.resolved_steps) {
+      if (!step.contains(pass.step)) continue;
+      const Json& options = step[pass.step];
+      const bool saturates = !options.value("reduce-range", false) &&
+                             options.value("activations", "uint8") == "uint8" &&
+                             options.value("weights", "int8") == "int8" &&
+                             options.value("target", "ort-cpu") == "ort-cpu";
+      if (!saturates) continue;
+      report.notes.emplace_back(
+          "on processors without VNNI, as this one is, ONNX Runtime adds up byte products in 16 "
+          "bits "
+          "and cuts off what goes beyond; the figures here are those of exact sums. verify "
+          "--simulate-saturation measures the difference, quantize --reduce-range avoids it");
+      return;
+    }
+  }
+}
+
 }  // namespace compress

@@ -199,6 +199,9 @@ int run(const Command& command) {
   if (!flags.output.empty() && !flags.force && fs::exists(flags.output, ignored)) {
     fail(ErrorCode::io, "{} exists; --force replaces it", flags.output);
   }
+  if (fs::equivalent(flags.data, flags.output, ignored)) {
+    fail(ErrorCode::io, "the output {} is the data; name another file", flags.output);
+  }
   if (!command.profile.empty()) check_trace_path(command.profile);
   const Model model = read_onnx(command.model);
   SessionOptions options;

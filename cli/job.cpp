@@ -10,6 +10,7 @@
 #include "cli/console.h"
 #include "cli/data.h"
 #include "cli/data_files.h"
+#include "cli/explaining.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
 #include "cli/training.h"
@@ -124,12 +125,24 @@ class JobRun {
     const Model written = read_onnx(flags_.output);
     report_.candidate = summarize(written, flags_.output);
     if (!flags_.no_verify) {
-      verify_models(input_, written, data_, flags_, progress_, report_);
+      verify(written);
     }
     return end();
   }
 
  private:
+  // What cannot be run here may well be right: who reads the error learns that the file is there.
+  void verify(const Model& written) {
+    try {
+      verify_models(input_, written, data_, flags_, progress_, report_);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      fail(ErrorCode::unsupported,
+           "{}; {} is written but not verified (--no-verify leaves that out)", error.what(),
+           flags_.output);
+    }
+  }
+
   // True where a step may want statistics of samples. Fails (usage) where one certainly does and
   // there is nothing to take them from.
   bool may_calibrate() const {
@@ -234,6 +247,7 @@ class JobRun {
         say("warning: " + printable(text));
       }
     }
+    note_saturation(result, report_);
     changed_ = std::any_of(result.passes.begin(), result.passes.end(),
                            [&](const auto& pass) { return pass.changed && is_work(pass, steps_); });
   }

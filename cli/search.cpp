@@ -8,6 +8,7 @@
 
 #include "calibration/calibrator.h"
 #include "cli/data_files.h"
+#include "cli/explaining.h"
 #include "cli/machine.h"
 #include "cli/verification.h"
 #include "compress/error.h"
@@ -326,6 +327,7 @@ class SearchRun {
       say(report.note);
     }
     report.notes = notes_;
+    note_saturation(result.pipeline, report);
     report.search = search_report(result);
     report.sensitivity =
         SensitivityReport{std::string(damage_name(result.damage)), settings_.metric,

@@ -124,12 +124,13 @@ const OpDef& op_of(const Node& node, const Model& model) {
   std::set<std::string_view> names;
   for (const OpDef* op : index()) names.insert(op->name);
   if (names.count(node.op_type) > 0) {
-    fail(ErrorCode::unsupported, "node '{}': operator {} of opset {} of domain '{}'",
-         printable(node.name), printable(node.op_type), opset, printable(node.domain));
+    fail(ErrorCode::unsupported,
+         "node '{}': operator {} of opset {} of domain '{}' is not supported", printable(node.name),
+         printable(node.op_type), opset, printable(node.domain));
   }
   const std::vector<std::string_view> candidates(names.begin(), names.end());
   const std::string_view near = nearest(node.op_type, candidates);
-  fail(ErrorCode::unsupported, "node '{}': operator {}{}{}", printable(node.name),
+  fail(ErrorCode::unsupported, "node '{}': operator {}{} is not supported{}", printable(node.name),
        node.domain.empty() ? "" : printable(node.domain) + ".", printable(node.op_type),
        near.empty() ? "" : fmt::format(" (the nearest that there is: {})", near));
 }

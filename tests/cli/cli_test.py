@@ -150,6 +150,19 @@ class BadModels(Case):
         self.one_line("infer", self.dir, "--data", F / "test.npz", expect=1)
         self.assertEqual(sorted(p.name for p in self.dir.iterdir()), sorted(bad))
 
+    def test_what_cannot_be_run_is_written_and_said_to_be(self):
+        line = self.one_line("optimize", F / "unsupported.onnx", "-o", "y.onnx", expect=1,
+                             says="NoSuchOperator is not supported")
+        self.assertIn("y.onnx is written but not verified", line)
+        self.run_program("optimize", F / "unsupported.onnx", "-o", "z.onnx", "--no-verify")
+        self.assertEqual(sha(self.dir / "y.onnx"), sha(self.dir / "z.onnx"))
+
+    def test_infer_never_replaces_its_data(self):
+        shutil.copy(F / "test.npz", self.dir / "x.npz")
+        self.one_line("infer", F / "conv.onnx", "--data", "x.npz", "-o", "x.npz", "--force", expect=1,
+                      says="is the data")
+        self.assertEqual(sha(self.dir / "x.npz"), sha(F / "test.npz"))
+
     def test_control_characters_are_escaped(self):
         line = self.one_line("inspect", "a\x1b[31m\nb.onnx", expect=1)
         self.assertNotIn("\x1b", line)
