@@ -26,7 +26,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxReportBytes = uint64_t{256} << 20;
 // What a run is expected to need before it is known: model, result, and the values of both.
 constexpr uint64_t kBaseBytes = uint64_t{150} << 20;
 constexpr uint64_t kBytesPerModelByte = 4;

@@ -103,6 +103,7 @@ Run add_diff(CLI::App& program);
 Run add_run(CLI::App& program);
 Run add_batch(CLI::App& program);
 Run add_merge_reports(CLI::App& program);
+Run add_report(CLI::App& program);
 Run add_recipes(CLI::App& program);
 Run add_schema(CLI::App& program);
 Run add_completion(CLI::App& program);

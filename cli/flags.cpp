@@ -71,7 +71,7 @@ void add_model_flags(CLI::App& command, CommonFlags& flags) {
 
 void add_report_flags(CLI::App& command, CommonFlags& flags) {
   add_list(command, "--report", flags.reports,
-           "write the report; .json, .md, .html or .xml (JUnit) by extension (repeatable)",
+           "write the report; .json, .md, .html, .csv or .xml (JUnit) by extension (repeatable)",
            kVerification)
       ->type_name("FILE");
   add_list(command, "--gate", flags.gates,

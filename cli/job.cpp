@@ -126,6 +126,8 @@ class JobRun {
     report_.candidate = summarize(written, flags_.output);
     if (!flags_.no_verify) {
       verify(written);
+      report_.activations = std::move(activations_);
+      keep_quantized(report_.activations, written.graph);
     }
     return end();
   }
@@ -200,6 +202,12 @@ class JobRun {
   }
 
   StatisticsSet statistics(const Model& model, const StatisticsRequests& wanted) {
+    StatisticsSet set = wanted_statistics(model, wanted);
+    activations_ = activation_ranges(set);
+    return set;
+  }
+
+  StatisticsSet wanted_statistics(const Model& model, const StatisticsRequests& wanted) {
     if (!flags_.statistics.empty()) {
       StatisticsSet set = read_statistics(flags_.statistics, data_files());
       if (set.fingerprint != fingerprint(model)) {
@@ -368,6 +376,7 @@ class JobRun {
   std::vector<std::string> steps_;
   bool calibrated_ = false;
   bool changed_ = false;
+  std::vector<ActivationRange> activations_;
   JobData data_;
   Report report_;
 };

@@ -3,11 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <fstream>
 #include <set>
 
+#include "build_info.h"
 #include "compress/core/mapped_pages.h"
 #include "compress/core/parallel.h"
+#include "compress/error.h"
 #include "compress/kernels/isa.h"
 #include "passes/weights.h"
 
@@ -46,7 +49,20 @@ int64_t parameters_of(const Graph& graph) {
 
 std::string program_version() { return COMPRESS_VERSION; }
 
-std::string program_build() { return std::string(COMPRESS_BUILD_TYPE) + ", " + COMPRESS_COMPILER; }
+std::string program_build() {
+  const std::string_view commit = COMPRESS_COMMIT;
+  return fmt::format("{}{}{}, {}", commit, commit.empty() ? "" : ", ", COMPRESS_BUILD_TYPE,
+                     COMPRESS_COMPILER);
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
 
 MachineInfo machine_info() {
   const uint64_t pages = static_cast<uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));

@@ -9,7 +9,8 @@
 namespace compress {
 
 std::string program_version();
-std::string program_build();  // compiler and build type
+std::string program_build();  // commit, build type, compiler
+std::string utc_now();        // 2026-01-31T12:00:00Z
 MachineInfo machine_info();
 
 // Elements of constants of the graph and its bodies.

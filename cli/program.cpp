@@ -22,9 +22,9 @@ Program::Program(std::vector<std::string> words)
       "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a gate failed.\n");
   load_plugins();
   std::vector<Run> runs = add_steps(app_);
-  for (Run (*add)(CLI::App&) : {add_run, add_batch, add_merge_reports, add_recipes, add_schema,
-                                add_calibrate, add_sensitivity, add_verify, add_infer, add_inspect,
-                                add_diff, add_completion, add_man, add_measure}) {
+  for (Run (*add)(CLI::App&) : {add_run, add_batch, add_merge_reports, add_report, add_recipes,
+                                add_schema, add_calibrate, add_sensitivity, add_verify, add_infer,
+                                add_inspect, add_diff, add_completion, add_man, add_measure}) {
     runs.push_back(add(app_));
   }
   for (CLI::App* command : app_.get_subcommands([](CLI::App*) { return true; })) {

@@ -9,6 +9,7 @@
 #include "compress/error.h"
 #include "formats/file.h"
 #include "passes/pass.h"
+#include "report_schema.h"
 
 namespace compress {
 namespace {
@@ -160,12 +161,17 @@ Run add_recipes(CLI::App& program) {
 }
 
 Run add_schema(CLI::App& program) {
-  CLI::App* command = program.add_subcommand("schema", "print the JSON Schema of recipes");
+  CLI::App* command =
+      program.add_subcommand("schema", "print the JSON Schema of recipes, or of reports");
   command->footer(
-      "Example, for editors that check and complete recipes:\n  compress schema > "
-      "recipe.schema.json\n");
-  return [] {
-    std::printf("%s\n", recipe_schema().dump(2).c_str());
+      "Examples:\n"
+      "  compress schema > recipe.schema.json          # for editors that complete recipes\n"
+      "  compress schema report > report.schema.json   # for what reads --report x.json\n");
+  auto of = std::make_shared<std::string>("recipe");
+  command->add_option("OF", *of, "recipe (default) or report")
+      ->check(CLI::IsMember({"recipe", "report"}));
+  return [of] {
+    std::printf("%s\n", *of == "report" ? kReportSchema : recipe_schema().dump(2).c_str());
     return int{kDone};
   };
 }

@@ -18,7 +18,6 @@
 namespace compress {
 namespace {
 
-constexpr uint64_t kMaxReportBytes = uint64_t{256} << 20;
 constexpr int64_t kLayerSamples = 4;
 
 EvaluateOptions evaluate_options(const CommonFlags& flags, Progress& progress) {
@@ -308,6 +307,7 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
 }
 
 int finish(Report& report, const GateSet& gates, const CommonFlags& flags) {
+  report.date = utc_now();
   report.gates =
       check_gates(gates.gates, measurements(report), gates.baseline ? &*gates.baseline : nullptr);
   report.peak_memory_bytes = peak_resident_bytes();

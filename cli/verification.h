@@ -46,4 +46,6 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
 // Gates, report files, the table or JSON on standard output; the exit code.
 int finish(Report& report, const GateSet& gates, const CommonFlags& flags);
 
+constexpr uint64_t kMaxReportBytes = uint64_t{256} << 20;
+
 }  // namespace compress

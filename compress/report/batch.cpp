@@ -8,20 +8,18 @@
 #include <tuple>
 
 #include "compress/error.h"
+#include "compress/report/page.h"
 #include "compress/report/report.h"
+#include "compress/report/tables.h"
 
 namespace compress {
 namespace {
 
 constexpr std::string_view kSchema = "compress.batch/1";
+constexpr std::string_view kAlign = "lllrrlrrrl";
 constexpr std::array<std::string_view, 4> kStatusNames = {"done", "kept", "gate failed", "failed"};
 constexpr std::array<std::string_view, 5> kMetrics = {"top1", "perplexity", "spearman", "agreement",
                                                       "cosine"};
-
-std::string extension_of(std::string_view path) {
-  const size_t dot = path.rfind('.');
-  return dot == std::string_view::npos ? "" : std::string(path.substr(dot + 1));
-}
 
 std::string cell_of_metric(const BatchRow& row) {
   if (!row.candidate) return "";
@@ -29,10 +27,8 @@ std::string cell_of_metric(const BatchRow& row) {
   return fmt::format("{} {:.4g} -> {:.4g}", row.metric, *row.reference, *row.candidate);
 }
 
-using Cells = std::vector<std::string>;
-
-std::vector<Cells> cells_of(const BatchSummary& summary) {
-  std::vector<Cells> cells = {
+Cells cells_of(const BatchSummary& summary) {
+  Cells cells = {
       {"model", "recipe", "status", "size", "", "accuracy", "speed", "time", "memory", "note"}};
   for (const BatchRow& row : summary.rows) {
     const bool sized = row.wrote() && row.input_bytes > 0;
@@ -61,67 +57,47 @@ std::string totals(const BatchSummary& summary) {
                             human_bytes(summary.peak_memory_bytes));
 }
 
-std::string csv_field(const std::string& text) {
-  const std::string safe = printable(text);
-  if (safe.find_first_of(",\"") == std::string::npos) return safe;
-  std::string out = "\"";
-  for (const char c : safe) out += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return out + "\"";
-}
-
 std::string to_csv(const BatchSummary& summary) {
-  std::string out =
-      "model,recipe,output,status,input_bytes,output_bytes,metric,reference,candidate,speedup,"
-      "seconds,peak_memory_bytes,message\n";
+  Cells cells = {{"model", "recipe", "output", "status", "input_bytes", "output_bytes", "metric",
+                  "reference", "candidate", "speedup", "seconds", "peak_memory_bytes", "message"}};
   const auto optional = [](const std::optional<double>& value) {
     return value ? fmt::format("{:.9g}", *value) : "";
   };
   for (const BatchRow& row : summary.rows) {
-    out += fmt::format("{},{},{},{},{},{},{},{},{},{},{:.3f},{},{}\n", csv_field(row.model),
-                       csv_field(row.recipe), csv_field(row.output), status_name(row.status),
-                       row.input_bytes, row.output_bytes, row.metric, optional(row.reference),
-                       optional(row.candidate), optional(row.speedup), row.seconds,
-                       row.peak_memory_bytes, csv_field(row.message));
+    cells.push_back({row.model, row.recipe, row.output, std::string(status_name(row.status)),
+                     std::to_string(row.input_bytes), std::to_string(row.output_bytes), row.metric,
+                     optional(row.reference), optional(row.candidate), optional(row.speedup),
+                     fmt::format("{:.3f}", row.seconds), std::to_string(row.peak_memory_bytes),
+                     row.message});
   }
-  return out;
+  return csv_table(cells);
 }
 
 std::string to_markdown(const BatchSummary& summary) {
-  std::string out;
-  const std::vector<Cells> cells = cells_of(summary);
-  for (size_t r = 0; r < cells.size(); ++r) {
-    out += "|";
-    for (const std::string& cell : cells[r]) out += " " + escape_markdown(cell) + " |";
-    out += "\n";
-    if (r > 0) continue;
-    out += "|";
-    for (size_t i = 0; i < cells[r].size(); ++i) out += "---|";
-    out += "\n";
-  }
-  return out + "\n" + totals(summary) + "\n";
+  return markdown_table(cells_of(summary), kAlign) + "\n" + totals(summary) + "\n";
+}
+
+Tile tile_of(const BatchSummary& summary, BatchStatus status, bool bad) {
+  const int64_t count = summary.count(status);
+  return {std::string(status_name(status)), std::to_string(count), "", bad && count > 0};
 }
 
 std::string to_html(const BatchSummary& summary) {
-  std::string out =
-      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-      "<meta name=\"viewport\" content=\"width=device-width\"><title>compress batch</title>"
-      "<style>:root{color-scheme:light dark}body{font:15px/1.5 sans-serif;margin:2em auto;"
-      "padding:0 1em;max-width:80em}.wide{overflow-x:auto}table{border-collapse:collapse}"
-      "td,th{padding:.2em .8em;border-bottom:1px solid #8888;text-align:left}"
-      ".bad{color:#c22;font-weight:bold}</style></head><body>\n<h1>compress batch</h1>\n";
-  out += fmt::format("<p>{}</p>\n<div class=\"wide\"><table>\n", escape_xml(totals(summary)));
-  const std::vector<Cells> cells = cells_of(summary);
-  for (size_t r = 0; r < cells.size(); ++r) {
-    const bool bad = r > 0 && (summary.rows[r - 1].status == BatchStatus::failed ||
-                               summary.rows[r - 1].status == BatchStatus::gate_failed);
-    out += bad ? "<tr class=\"bad\">" : "<tr>";
-    for (const std::string& cell : cells[r]) {
-      out += fmt::format("<{0}>{1}</{0}>", r == 0 ? "th" : "td", escape_xml(cell));
-    }
-    out += "</tr>\n";
+  std::set<size_t> bad;
+  for (size_t i = 0; i < summary.rows.size(); ++i) {
+    const BatchStatus status = summary.rows[i].status;
+    if (status == BatchStatus::failed || status == BatchStatus::gate_failed) bad.insert(i + 1);
   }
-  return out + fmt::format("</table></div>\n<p>compress {}</p>\n</body></html>\n",
-                           escape_xml(summary.version));
+  const std::string body =
+      html_heading("compress batch", fmt::format("{} outputs", summary.rows.size()),
+                   {totals(summary)}) +
+      html_tiles({tile_of(summary, BatchStatus::done, false),
+                  tile_of(summary, BatchStatus::kept, false),
+                  tile_of(summary, BatchStatus::gate_failed, true),
+                  tile_of(summary, BatchStatus::failed, true)}) +
+      html_section("Models", html_table(cells_of(summary), kAlign, bad)) +
+      fmt::format("<footer>compress {}</footer>\n", escape_xml(summary.version));
+  return html_page("compress batch", body);
 }
 
 // A test case an output: a gate that fails is a failure, a run that fails an error.
@@ -202,6 +178,13 @@ int64_t BatchSummary::count(BatchStatus status) const {
                        [&](const BatchRow& row) { return row.status == status; });
 }
 
+std::string_view headline_metric(const Json& metrics) {
+  const auto found = std::find_if(kMetrics.begin(), kMetrics.end(), [&](std::string_view name) {
+    return metrics.contains(std::string(name));
+  });
+  return found == kMetrics.end() ? std::string_view() : *found;
+}
+
 void read_report(const Json& report, BatchRow& row) {
   const auto bytes = [&](const char* side) -> uint64_t {
     const auto found = report.find(side);
@@ -210,13 +193,10 @@ void read_report(const Json& report, BatchRow& row) {
   row.input_bytes = bytes("reference");
   row.output_bytes = bytes("candidate");
   const Json metrics = report.value("metrics", Json::object());
-  for (const std::string_view name : kMetrics) {
-    const auto found = metrics.find(std::string(name));
-    if (found == metrics.end()) continue;
-    row.metric = name;
-    row.candidate = number_in(*found, "candidate");
-    row.reference = number_in(*found, "reference");
-    break;
+  row.metric = headline_metric(metrics);
+  if (!row.metric.empty()) {
+    row.candidate = number_in(metrics[row.metric], "candidate");
+    row.reference = number_in(metrics[row.metric], "reference");
   }
   if (metrics.contains("speedup")) row.speedup = number_in(metrics["speedup"], "candidate");
   row.message = report.value("note", "");
@@ -270,29 +250,11 @@ BatchSummary merge(const std::vector<BatchSummary>& parts) {
 }
 
 std::string to_table(const BatchSummary& summary) {
-  const std::vector<Cells> cells = cells_of(summary);
-  std::vector<size_t> widths(cells[0].size());
-  for (const Cells& row : cells) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string out;
-  for (const Cells& row : cells) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += printable(line) + "\n";
-  }
-  return out + totals(summary) + "\n";
+  return text_table(cells_of(summary), kAlign, 0) + totals(summary) + "\n";
 }
 
 void check_summary_path(std::string_view path) {
-  constexpr std::array<std::string_view, 5> kKnown = {"json", "csv", "md", "html", "xml"};
-  if (std::find(kKnown.begin(), kKnown.end(), extension_of(path)) == kKnown.end()) {
-    fail(ErrorCode::usage,
-         "--report {}: the extension says the format, one of json, csv, md, "
-         "html, xml (JUnit)",
-         path);
-  }
+  check_extension("--report", path, {"json", "csv", "md", "html", "xml"});
 }
 
 std::string render(const BatchSummary& summary, std::string_view path) {

@@ -27,8 +27,7 @@ struct BatchRow {
   std::string message;  // of a failure: its error; else what the run noted
   uint64_t input_bytes = 0;
   uint64_t output_bytes = 0;
-  std::string
-      metric;  // the first that the run has of top1, perplexity, spearman, agreement, cosine
+  std::string metric;                          // headline_metric()
   std::optional<double> reference, candidate;  // its values
   std::optional<double> speedup;
   double seconds = 0;
@@ -46,6 +45,8 @@ struct BatchSummary {
   int64_t count(BatchStatus status) const;
 };
 
+// The first that a report has of top1, perplexity, spearman, agreement, cosine; "": none.
+std::string_view headline_metric(const Json& metrics);
 // Takes from a run's JSON report what a row shows of it.
 void read_report(const Json& report, BatchRow& row);
 

@@ -1,7 +1,10 @@
 #include <algorithm>
 
 #include "compress/error.h"
+#include "compress/report/page.h"
+#include "compress/report/plot.h"
 #include "compress/report/report.h"
+#include "compress/report/tables.h"
 
 namespace compress {
 namespace {
@@ -20,12 +23,6 @@ std::string kernel_there(const ExplainedNode& row) {
   std::string out(name_of(row.ort.runs));
   if (!row.ort.kernel.empty()) out += ": " + row.ort.kernel;
   return out;
-}
-
-std::string shortened(const std::string& text, size_t width) {
-  if (text.size() <= width) return text;
-  // The end of a path tells more than its beginning.
-  return "..." + text.substr(text.size() - (width - 3));
 }
 
 std::string milliseconds(const ExplainedNode& row) {
@@ -142,18 +139,17 @@ std::string explanation_markdown(const Explanation& explanation) {
 }
 
 std::string explanation_html(const Explanation& explanation) {
-  std::string out = fmt::format(
-      "<h2>Kernel of each node</h2><p>ONNX Runtime {}.</p><table><tr><th>node</th><th>op</th>"
-      "<th>kernel here</th><th>ms</th><th>ONNX Runtime</th><th></th></tr>\n",
-      escape_xml(source_line(explanation)));
+  Cells cells = {{"node", "op", "kernel here", "ms", "ONNX Runtime", ""}};
   for (const ExplainedNode& row : explanation.nodes) {
     if (!is_shown(row)) continue;
-    out +=
-        fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                    escape_xml(row.ort.node), escape_xml(row.ort.op), escape_xml(kernel_here(row)),
-                    milliseconds(row), escape_xml(kernel_there(row)), escape_xml(row.ort.reason));
+    cells.push_back({row.ort.node, row.ort.op, kernel_here(row), milliseconds(row),
+                     kernel_there(row), row.ort.reason});
   }
-  return out + "</table>\n";
+  return html_section(
+      "Kernel of each node",
+      html_paragraph(fmt::format("ONNX Runtime {}.", source_line(explanation))) +
+          html_details(fmt::format("{} nodes", cells.size() - 1), html_table(cells, "lllrl")) +
+          html_paragraph(hidden_line(explanation)));
 }
 
 }  // namespace compress

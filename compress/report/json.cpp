@@ -23,6 +23,7 @@ Json timing_json(const Timing& timing) {
           {"p90_ms", timing.p90_ms},
           {"p99_ms", timing.p99_ms},
           {"min_ms", timing.min_ms},
+          {"median_ci", {timing.median_low_ms, timing.median_high_ms}},
           {"throughput", timing.throughput}};
 }
 
@@ -48,6 +49,28 @@ Json passes_json(const std::vector<PassSummary>& passes) {
   return out;
 }
 
+Json intervals_json(const Evaluation& evaluation) {
+  const auto pair = [](const std::pair<double, double>& interval) {
+    return Json{interval.first, interval.second};
+  };
+  Json out = Json::object();
+  for (const auto& [name, row] : evaluation.intervals) {
+    out[name] = {{"reference", pair(row.reference)}, {"candidate", pair(row.candidate)}};
+    if (row.drop) out[name]["drop"] = pair(*row.drop);
+  }
+  return out;
+}
+
+// Rows are labels, columns what was found.
+Json matrix_json(const std::vector<int64_t>& counts, int64_t size) {
+  Json rows = Json::array();
+  for (int64_t r = 0; r < size; ++r) {
+    rows.push_back(
+        std::vector<int64_t>(counts.begin() + r * size, counts.begin() + (r + 1) * size));
+  }
+  return rows;
+}
+
 Json accuracy_json(const Evaluation& evaluation) {
   Json reference = Json::object(), candidate = Json::object(), drops = Json::object();
   for (const MetricDef& metric : all_metrics()) {
@@ -58,11 +81,45 @@ Json accuracy_json(const Evaluation& evaluation) {
     candidate[name] = row->second.candidate;
     drops[name] = drop(metric, row->second);
   }
-  return {{"samples", evaluation.samples},
-          {"labelled", evaluation.labelled},
-          {"reference", reference},
-          {"candidate", candidate},
-          {"drop", drops}};
+  Json out = {{"samples", evaluation.samples},
+              {"labelled", evaluation.labelled},
+              {"reference", reference},
+              {"candidate", candidate},
+              {"drop", drops}};
+  if (!evaluation.intervals.empty()) out["intervals"] = intervals_json(evaluation);
+  if (evaluation.confusion) {
+    const Confusion& confusion = *evaluation.confusion;
+    out["confusion"] = {{"reference", matrix_json(confusion.reference, confusion.classes)},
+                        {"candidate", matrix_json(confusion.candidate, confusion.classes)}};
+  }
+  return out;
+}
+
+Json weight_json(const WeightSimilarity& row) {
+  Json out = {{"name", row.name},
+              {"node", row.node},
+              {"op", row.op},
+              {"dtype", row.dtype},
+              {"sqnr_db", row.sqnr_db},
+              {"elements", row.elements},
+              {"reference_bytes", row.reference_bytes},
+              {"candidate_bytes", row.candidate_bytes},
+              {"reference_zeros", row.reference_zeros},
+              {"candidate_zeros", row.candidate_zeros}};
+  if (!row.reference_bins.counts.empty()) {
+    out["histogram"] = {{"low", row.reference_bins.low},
+                        {"high", row.reference_bins.high},
+                        {"reference", row.reference_bins.counts},
+                        {"candidate", row.candidate_bins.counts}};
+  }
+  return out;
+}
+
+Json activation_json(const ActivationRange& row) {
+  Json out = {{"value", row.value}, {"min", row.min}, {"max", row.max}};
+  if (row.chosen) out["covers"] = {row.chosen->first, row.chosen->second};
+  if (!row.histogram.counts.empty()) out["histogram"] = row.histogram.counts;
+  return out;
 }
 
 Json similarity_json(const Report& report) {
@@ -85,7 +142,7 @@ Json similarity_json(const Report& report) {
         {{"name", row.name}, {"op", row.op}, {"sqnr_db", row.sqnr_db}, {"value", row.value}});
   }
   for (const WeightSimilarity& row : report.weights) {
-    weights.push_back({{"name", row.name}, {"dtype", row.dtype}, {"sqnr_db", row.sqnr_db}});
+    weights.push_back(weight_json(row));
   }
   Json out = {{"outputs", outputs}, {"layers", layers}};
   if (!weights.empty()) out["weights"] = weights;
@@ -159,6 +216,7 @@ Json to_json(const Report& report) {
   Json json = {{"schema", "compress.report/1"},
                {"tool", {{"version", report.version}, {"build", report.build}}},
                {"command", report.command},
+               {"date", report.date},
                {"recipe", report.recipe},
                {"seed", report.seed}};
   if (report.changed) json["changed"] = *report.changed;
@@ -180,6 +238,12 @@ Json to_json(const Report& report) {
   json["data"] = report.data;
   if (report.evaluation) json["accuracy"] = accuracy_json(*report.evaluation);
   json["similarity"] = similarity_json(report);
+  if (!report.activations.empty()) {
+    json["activations"] = Json::array();
+    for (const ActivationRange& row : report.activations) {
+      json["activations"].push_back(activation_json(row));
+    }
+  }
   json["speed"] = Json::array();
   for (const SpeedRow& row : report.speed) json["speed"].push_back(speed_json(row));
   if (!report.load.empty()) {

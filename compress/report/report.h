@@ -8,12 +8,14 @@
 
 #include "compress/recipe.h"
 #include "compress/report/search.h"
+#include "compress/report/tables.h"
 #include "compress/verify/benchmark.h"
 #include "compress/verify/evaluate.h"
 #include "compress/verify/explain.h"
 #include "compress/verify/layers.h"
 #include "compress/verify/load.h"
 #include "compress/verify/metric.h"
+#include "compress/verify/ranges.h"
 #include "compress/verify/resources.h"
 
 namespace compress {
@@ -84,6 +86,7 @@ struct GateResult {
 
 struct Report {
   std::string command;
+  std::string date;  // when it ended, in UTC: 2026-01-31T12:00:00Z
   std::string version;
   std::string build;
   Json recipe = nullptr;  // null where there is none
@@ -99,6 +102,7 @@ struct Report {
   std::optional<Evaluation> evaluation;
   std::vector<LayerSimilarity> layers;
   std::vector<WeightSimilarity> weights;
+  std::vector<ActivationRange> activations;  // quantized ones, where statistics were at hand
   std::vector<SpeedRow> speed;
   std::string engine = "compress";  // or "onnxruntime 1.32.0": what ran the models
   std::vector<LoadRow> load;
@@ -130,10 +134,6 @@ std::string explanation_table(const Explanation& explanation);
 std::string explanation_markdown(const Explanation& explanation);
 std::string explanation_html(const Explanation& explanation);
 
-// Text that cannot end the format around it; control characters are spelled out.
-std::string escape_markdown(std::string_view text);
-std::string escape_xml(std::string_view text);
-
 // The summary for a terminal.
 std::string to_table(const Report& report);
 // The same for a pull request or a job summary.
@@ -145,7 +145,7 @@ std::string training_html(const Report& report);
 // Gates as test cases.
 std::string to_junit(const Report& report);
 
-// Text for the file by its extension: json, md, html, xml. Fails (usage) for another.
+// Text for the file by its extension: json, md, html, csv, xml. Fails (usage) for another.
 std::string render(const Report& report, std::string_view path);
 // Fails (usage) where render() would.
 void check_report_path(std::string_view path);

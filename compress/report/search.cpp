@@ -7,12 +7,17 @@
 #include <variant>
 
 #include "compress/error.h"
+#include "compress/report/page.h"
+#include "compress/report/plot.h"
 #include "compress/report/report.h"
+#include "compress/report/tables.h"
 
 namespace compress {
 namespace {
 
 constexpr size_t kTableRows = 20;
+constexpr std::string_view kSensitivityAlign = "lllr";
+constexpr std::string_view kSearchAlign = "lrrrrl";
 
 // The most harmful first.
 std::vector<const SensitivityRow*> ranked(const SensitivityReport& report) {
@@ -46,9 +51,8 @@ std::string remark(const SearchPoint& point) {
   return text;
 }
 
-std::vector<std::vector<std::string>> search_cells(const SearchReport& report) {
-  std::vector<std::vector<std::string>> cells = {
-      {"setting", "size", "time", report.metric + " drop", "agreement", ""}};
+Cells search_cells(const SearchReport& report) {
+  Cells cells = {{"setting", "size", "time", report.metric + " drop", "agreement", ""}};
   for (const SearchPoint* point : shown(report)) {
     const bool ran = point->failure.empty();
     cells.push_back({point->label, ran ? human_bytes(point->bytes) : "",
@@ -59,10 +63,9 @@ std::vector<std::vector<std::string>> search_cells(const SearchReport& report) {
   return cells;
 }
 
-std::vector<std::vector<std::string>> sensitivity_cells(const SensitivityReport& report,
-                                                        size_t most) {
-  std::vector<std::vector<std::string>> cells = {{"layer", "op", "precision", report.damage, "SQNR",
-                                                  "agreement", report.metric + " drop", "saves"}};
+Cells sensitivity_cells(const SensitivityReport& report, size_t most) {
+  Cells cells = {{"layer", "op", "precision", report.damage, "SQNR", "agreement",
+                  report.metric + " drop", "saves"}};
   for (const SensitivityRow* row : ranked(report)) {
     if (cells.size() > most) break;
     cells.push_back({row->node, row->op, row->precision, fmt::format("{:.3g}", row->damage),
@@ -72,54 +75,6 @@ std::vector<std::vector<std::string>> sensitivity_cells(const SensitivityReport&
   }
   return cells;
 }
-
-std::string text_table(const std::vector<std::vector<std::string>>& cells) {
-  std::vector<size_t> width(cells[0].size(), 0);
-  for (const auto& row : cells) {
-    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], printable(row[i]).size());
-  }
-  std::string out;
-  for (const auto& row : cells) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      line += fmt::format("  {:<{}}", printable(row[i]), width[i]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  return out;
-}
-
-std::string markdown_table(const std::vector<std::vector<std::string>>& cells) {
-  std::string out;
-  for (size_t r = 0; r < cells.size(); ++r) {
-    out += "|";
-    for (const std::string& cell : cells[r]) out += " " + escape_markdown(cell) + " |";
-    out += "\n";
-    if (r > 0) continue;
-    out += "|";
-    for (size_t i = 0; i < cells[r].size(); ++i) out += "---|";
-    out += "\n";
-  }
-  return out;
-}
-
-std::string html_table(const std::vector<std::vector<std::string>>& cells) {
-  std::string out = "<table>\n";
-  for (size_t r = 0; r < cells.size(); ++r) {
-    const char* tag = r == 0 ? "th" : "td";
-    out += "<tr>";
-    for (const std::string& cell : cells[r]) {
-      out += fmt::format("<{0}>{1}</{0}>", tag, escape_xml(cell));
-    }
-    out += "</tr>\n";
-  }
-  return out + "</table>\n";
-}
-
-constexpr const char* kSvgHead =
-    "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
-    "font-family=\"sans-serif\" font-size=\"12\">\n";
 
 std::string search_summary(const SearchReport& report) {
   std::string text = fmt::format(
@@ -137,6 +92,49 @@ std::string search_summary(const SearchReport& report) {
     text += fmt::format(" ({} cheaper ones did not hold there)", report.held_out_looks - 1);
   }
   return text;
+}
+
+// A bar a row, logarithmic: damages of layers differ by orders of magnitude.
+std::string sensitivity_plot(const SensitivityReport& report) {
+  constexpr size_t kBars = 40;
+  std::vector<BarRow> bars;
+  for (const SensitivityRow* row : ranked(report)) {
+    if (bars.size() == kBars) break;
+    bars.push_back({row->node, 0, row->damage, fmt::format("{:.2g}", row->damage)});
+  }
+  return bars_svg(bars, true);
+}
+
+// Size (or time) against the drop: the front, other trials, what was allowed.
+std::string search_plot(const SearchReport& report) {
+  using Mark = PlotSeries::Mark;
+  const bool by_size = report.minimize == "size";
+  Plot plot{empty_axis(by_size ? "size, MB" : "time, of the reference's"),
+            empty_axis(report.metric + " drop"),
+            {{"tried", 'm', Mark::dots}, {"front", 'b', Mark::line}, {"chosen", 'c', Mark::dots}},
+            {{false, report.max_drop, fmt::format("allowed {:.4g}", report.max_drop), 'x'}}};
+  // What lost far more than was allowed stands at the upper edge.
+  const double most = 4 * std::max(report.max_drop, 1e-4);
+  plot.x.cover(0);
+  plot.y.cover(0);
+  plot.y.cover(report.max_drop * 1.2);
+  for (const SearchPoint& point : report.points) {
+    if (!point.failure.empty() || !std::isfinite(point.drop)) continue;
+    const double cost = by_size ? static_cast<double>(point.bytes) / 1e6 : point.latency;
+    const double drop = std::clamp(point.drop, -most, most);
+    plot.x.cover(cost * 1.04);
+    plot.y.cover(drop);
+    PlotPoint shown{cost, drop,
+                    fmt::format("{}: {:.4g}, drop {:.4f}", point.label, cost, point.drop)};
+    if (point.on_front) plot.series[1].points.push_back(shown);
+    if (!point.on_front && !point.chosen) plot.series[0].points.push_back(shown);
+    shown.large = true;
+    if (point.chosen) plot.series[2].points.push_back(shown);
+  }
+  std::vector<PlotPoint>& front = plot.series[1].points;
+  std::stable_sort(front.begin(), front.end(),
+                   [](const PlotPoint& a, const PlotPoint& b) { return a.x < b.x; });
+  return to_svg(std::move(plot));
 }
 
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -246,113 +244,46 @@ Json search_json(const SearchReport& report) {
 std::string sensitivity_table(const SensitivityReport& report) {
   std::string out =
       fmt::format("one layer at a time, {} samples; the most harmful first\n", report.samples);
-  return out + text_table(sensitivity_cells(report, kTableRows));
+  return out + text_table(sensitivity_cells(report, kTableRows), kSensitivityAlign, 2);
 }
 
 std::string search_table(const SearchReport& report) {
-  return printable(search_summary(report)) + "\n" + text_table(search_cells(report));
+  return printable(search_summary(report)) + "\n" +
+         text_table(search_cells(report), kSearchAlign, 2);
 }
 
 std::string sensitivity_markdown(const SensitivityReport& report) {
   return fmt::format("\nOne layer at a time, {} samples:\n\n", report.samples) +
-         markdown_table(sensitivity_cells(report, kTableRows));
+         markdown_table(sensitivity_cells(report, kTableRows), kSensitivityAlign);
 }
 
 std::string search_markdown(const SearchReport& report) {
   return "\n" + escape_markdown(search_summary(report)) + "\n\n" +
-         markdown_table(search_cells(report));
+         markdown_table(search_cells(report), kSearchAlign);
 }
 
 std::string sensitivity_html(const SensitivityReport& report) {
-  return "<h2>Sensitivity</h2>\n" + sensitivity_svg(report) +
-         html_table(sensitivity_cells(report, report.rows.size() + 1));
+  const std::string note =
+      fmt::format("{} when this layer alone is quantized, on a logarithmic scale; {} samples",
+                  report.damage, report.samples);
+  return html_section(
+      "Sensitivity",
+      html_figures({html_figure("Damage by layer", sensitivity_plot(report), note)}) +
+          html_details("All layers", html_table(sensitivity_cells(report, report.rows.size() + 1),
+                                                kSensitivityAlign)));
 }
 
 std::string search_html(const SearchReport& report) {
-  return fmt::format("<h2>Search</h2>\n<p>{}</p>\n", escape_xml(search_summary(report))) +
-         search_svg(report) + html_table(search_cells(report));
+  return html_section("Search",
+                      html_paragraph(search_summary(report)) +
+                          html_figures({html_figure("What was tried", search_plot(report))}) +
+                          html_table(search_cells(report), kSearchAlign));
 }
 
-// A bar a row, logarithmic: damages of layers differ by orders of magnitude.
 std::string sensitivity_svg(const SensitivityReport& report) {
-  const auto rows = ranked(report);
-  constexpr size_t kBars = 60;
-  const size_t count = std::min(rows.size(), kBars);
-  constexpr int kLeft = 330, kWide = 420, kRow = 16;
-  double least = HUGE_VAL, most = 0;
-  for (const SensitivityRow* row : rows) {
-    if (!(row->damage > 0) || std::isinf(row->damage)) continue;
-    least = std::min(least, row->damage);
-    most = std::max(most, row->damage);
-  }
-  const double low = std::log10(std::min(least, most)) - 0.3,
-               high = std::log10(std::max(most, 1e-300));
-  std::string out = fmt::format(kSvgHead, kLeft + kWide + 90, count * kRow + 24);
-  for (size_t i = 0; i < count; ++i) {
-    const SensitivityRow& row = *rows[i];
-    const double part = row.damage > 0 && high > low
-                            ? std::clamp((std::log10(row.damage) - low) / (high - low), 0.0, 1.0)
-                            : 0;
-    const size_t y = i * kRow + 14;
-    std::string name =
-        row.node.size() > 36 ? "..." + row.node.substr(row.node.size() - 33) : row.node;
-    out += fmt::format(
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"{}\" y=\"{}\" "
-        "width=\"{:.1f}\" height=\"{}\" fill=\"#4477aa\"/><text x=\"{:.1f}\" "
-        "y=\"{}\">{:.2g}</text>\n",
-        kLeft - 6, y, escape_xml(name), kLeft, y - 11, part * kWide, kRow - 4,
-        kLeft + part * kWide + 4, y, row.damage);
-  }
-  return out + "</svg>\n";
+  return svg_document(sensitivity_plot(report));
 }
 
-// Size (or time) against the drop: front, other trials, what was allowed.
-std::string search_svg(const SearchReport& report) {
-  constexpr double kWide = 560, kHigh = 320, kLeft = 70, kTop = 16;
-  const bool by_size = report.minimize == "size";
-  const auto cost = [&](const SearchPoint& p) {
-    return by_size ? static_cast<double>(p.bytes) / 1e6 : p.latency;
-  };
-  std::vector<const SearchPoint*> points;
-  double most_cost = 0, most_drop = 4 * std::max(report.max_drop, 1e-4), least_drop = 0;
-  for (const SearchPoint& point : report.points) {
-    if (!point.failure.empty() || !std::isfinite(point.drop)) continue;
-    points.push_back(&point);
-    most_cost = std::max(most_cost, cost(point));
-    least_drop = std::max(std::min(least_drop, point.drop), -most_drop);
-  }
-  const auto x = [&](double value) {
-    return kLeft + kWide * value / std::max(most_cost * 1.05, 1e-12);
-  };
-  // What lost far more than was allowed stands at the upper edge.
-  const auto y = [&](double drop) {
-    const double part =
-        (std::clamp(drop, least_drop, most_drop) - least_drop) / (most_drop - least_drop);
-    return kTop + kHigh * (1 - part);
-  };
-  std::string out = fmt::format(kSvgHead, kLeft + kWide + 20, kTop + kHigh + 44);
-  out += fmt::format(
-      "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#999\"/>\n"
-      "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"#b00\" "
-      "stroke-dasharray=\"4\"/><text x=\"{}\" y=\"{:.1f}\" fill=\"#b00\">allowed {:.4g}</text>\n",
-      kLeft, kTop, kWide, kHigh, kLeft, kLeft + kWide, y(report.max_drop), y(report.max_drop),
-      kLeft + 4, y(report.max_drop) - 4, report.max_drop);
-  for (const SearchPoint* point : points) {
-    const char* color = point->chosen ? "#cc3311" : point->on_front ? "#4477aa" : "#bbbbbb";
-    out += fmt::format(
-        "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\"><title>{}: {:.4g}, drop "
-        "{:.4f}</title></circle>\n",
-        x(cost(*point)), y(point->drop), point->chosen ? 7 : 4, color, escape_xml(point->label),
-        cost(*point), point->drop);
-  }
-  out += fmt::format(
-      "<text x=\"{}\" y=\"{}\">0</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{:.4g} {}</text>"
-      "<text x=\"4\" y=\"{}\">{:.3g}</text><text x=\"4\" y=\"{}\">{:.3g}</text>"
-      "<text x=\"{}\" y=\"{}\">{} drop over {}</text>\n",
-      kLeft, kTop + kHigh + 16, kLeft + kWide, kTop + kHigh + 16, most_cost * 1.05,
-      by_size ? "MB" : "of the time", kTop + 10, most_drop, kTop + kHigh, least_drop, kLeft + 180,
-      kTop + kHigh + 34, escape_xml(report.metric), by_size ? "size" : "time");
-  return out + "</svg>\n";
-}
+std::string search_svg(const SearchReport& report) { return svg_document(search_plot(report)); }
 
 }  // namespace compress

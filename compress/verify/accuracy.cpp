@@ -13,6 +13,8 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kSmallest = 1e-12;  // of a probability
+constexpr double kNormal95 = 1.959964;
+constexpr int64_t kMostConfused = 40;  // classes of a confusion matrix
 
 double ratio(int64_t part, int64_t whole) {
   return whole == 0 ? kNaN : static_cast<double>(part) / static_cast<double>(whole);
@@ -124,10 +126,27 @@ double cross_entropy(std::span<const float> row, int64_t label) {
   return log_sum(row) - score;
 }
 
+std::pair<double, double> share_interval(double share, int64_t count) {
+  const double n = static_cast<double>(count), z2 = kNormal95 * kNormal95;
+  const double middle = (share + z2 / (2 * n)) / (1 + z2 / n);
+  const double reach =
+      kNormal95 / (1 + z2 / n) * std::sqrt(share * (1 - share) / n + z2 / (4 * n * n));
+  return {std::max(middle - reach, 0.0), std::min(middle + reach, 1.0)};
+}
+
+std::pair<double, double> drop_interval(int64_t lost, int64_t won, int64_t count) {
+  const double a = static_cast<double>(lost) + 0.5, b = static_cast<double>(won) + 0.5;
+  const double n = static_cast<double>(count) + 2;
+  const double reach = kNormal95 * std::sqrt(a + b - (a - b) * (a - b) / n) / n;
+  return {(a - b) / n - reach, (a - b) / n + reach};
+}
+
 void Accuracy::add(const Rows& rows, std::span<const int64_t> labels) {
   assert(static_cast<int64_t>(labels.size()) == rows.count());
   if (static_cast<int64_t>(classes_.size()) < rows.classes) {
     classes_.resize(static_cast<size_t>(rows.classes));
+    const bool readable = count_ == 0 && rows.classes > 1 && rows.classes <= kMostConfused;
+    confusion_.assign(readable ? static_cast<size_t>(rows.classes * rows.classes) : 0, 0);
   }
   for (size_t i = 0; i < labels.size(); ++i) {
     const int64_t label = labels[i];
@@ -152,6 +171,9 @@ void Accuracy::add(const Rows& rows, std::span<const int64_t> labels) {
     entropy_ += cross_entropy(row, label);
     ++classes_[static_cast<size_t>(label)].labelled;
     if (predicted >= 0) ++classes_[static_cast<size_t>(predicted)].predicted;
+    if (!confusion_.empty() && predicted >= 0) {
+      ++confusion_[static_cast<size_t>(label * rows.classes + predicted)];
+    }
     if (predicted == label) ++classes_[static_cast<size_t>(label)].both;
   }
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "compress/core/tensor.h"
@@ -35,6 +36,12 @@ double kl_divergence(std::span<const float> reference, std::span<const float> ca
 // -log of the probability of `label`.
 double cross_entropy(std::span<const float> row, int64_t label);
 
+// 95 % confidence interval of a share, by Wilson's score.
+std::pair<double, double> share_interval(double share, int64_t count);
+// Of a drop between two models on the same samples, of which `lost` only the first has right and
+// `won` only the second (Agresti and Min 2005: half a sample is added to each of the four cells).
+std::pair<double, double> drop_interval(int64_t lost, int64_t won, int64_t count);
+
 // Labelled metrics of one model, streamed. Labels below 0 are left out (padding).
 class Accuracy {
  public:
@@ -52,6 +59,8 @@ class Accuracy {
   // Averages over the classes that occur among the labels; a class never predicted has precision 0.
   Macro macro() const;
   double perplexity() const;
+  // Counts [label, arg-max], row-major; empty where there are more classes than a reader can see.
+  std::span<const int64_t> confusion() const { return confusion_; }
 
  private:
   int64_t count_ = 0;
@@ -64,6 +73,7 @@ class Accuracy {
     int64_t both = 0;
   };
   std::vector<Class> classes_;
+  std::vector<int64_t> confusion_;
 };
 
 // Mean over positions (axis 1 of [1, positions, width], weighted by `mask` [positions] where there

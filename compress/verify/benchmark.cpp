@@ -44,6 +44,11 @@ Timing timing_of(std::vector<double> milliseconds, int64_t batch) {
   out.p90_ms = percentile(milliseconds, 0.90);
   out.p99_ms = percentile(milliseconds, 0.99);
   out.min_ms = milliseconds.front();
+  // How many of n values lie below the median is binomial: n / 2 +- 1.96 sqrt(n) / 2.
+  const double n = static_cast<double>(milliseconds.size());
+  const double reach = 0.98 * std::sqrt(n);
+  out.median_low_ms = milliseconds[static_cast<size_t>(std::max(std::floor(n / 2 - reach), 0.0))];
+  out.median_high_ms = milliseconds[static_cast<size_t>(std::min(std::ceil(n / 2 + reach), n - 1))];
   out.throughput = static_cast<double>(batch) * 1000 / out.median_ms;
   return out;
 }

@@ -21,6 +21,8 @@ struct BenchmarkOptions {
 
 struct Timing {
   double median_ms = 0;
+  double median_low_ms = 0;  // 95 % confidence interval of the median, by order statistics
+  double median_high_ms = 0;
   double p90_ms = 0;
   double p99_ms = 0;
   double min_ms = 0;

@@ -86,14 +86,33 @@ std::string label_mismatch(const Tensor& output, const Rows& rows, int64_t label
       labels, output.shape().to_string(), rows.count(), rows.classes);
 }
 
-void add_labels(Side& side, const Tensor& output, int64_t axis, const Tensor& label) {
+// Whether the arg-max of each row is its label.
+std::vector<bool> add_labels(Side& side, const Tensor& output, int64_t axis, const Tensor& label) {
   const TensorData data = output.read();
   const Rows rows = rows_of(data.view(), axis);
   const std::vector<int64_t> labels = label.to_ints();
   const std::string mismatch = label_mismatch(output, rows, static_cast<int64_t>(labels.size()));
   if (!mismatch.empty()) fail(ErrorCode::usage, "{}", mismatch);
   side.accuracy.add(rows, labels);
+  std::vector<bool> right;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    right.push_back(argmax(rows.row(static_cast<int64_t>(i))) == labels[i]);
+  }
+  return right;
 }
+
+// Samples that only one of the models has right.
+struct Disagreement {
+  int64_t lost = 0;  // only the reference
+  int64_t won = 0;   // only the candidate
+
+  void add(const std::vector<bool>& reference, const std::vector<bool>& candidate) {
+    for (size_t i = 0; i < reference.size(); ++i) {
+      lost += reference[i] && !candidate[i];
+      won += candidate[i] && !reference[i];
+    }
+  }
+};
 
 // Sample `position` of a batch as a tensor of batch 1.
 Tensor slice(const Tensor& tensor, int64_t position) {
@@ -183,6 +202,23 @@ Measurements accuracy_of(const Side& reference, const Side& candidate, bool posi
   return out;
 }
 
+// Tokens of one text depend on each other: no intervals for them.
+void add_intervals(Evaluation& result, int64_t count, const Disagreement& disagreement) {
+  for (const char* name : {"top1", "top5"}) {
+    const Measured& value = result.accuracy.at(name);
+    result.intervals[name] = {
+        share_interval(value.reference, count), share_interval(value.candidate, count), {}};
+  }
+  result.intervals["top1"].drop = drop_interval(disagreement.lost, disagreement.won, count);
+}
+
+void add_confusion(Evaluation& result, const Side& reference, const Side& candidate) {
+  const auto ours = reference.accuracy.confusion(), theirs = candidate.accuracy.confusion();
+  if (ours.empty() || ours.size() != theirs.size()) return;
+  const int64_t classes = std::llround(std::sqrt(static_cast<double>(ours.size())));
+  result.confusion = {classes, {ours.begin(), ours.end()}, {theirs.begin(), theirs.end()}};
+}
+
 }  // namespace
 
 Evaluation evaluate(Session& reference, Session& candidate, SampleSource& data,
@@ -208,6 +244,7 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
   const std::vector<double> all_scores = data.pair_scores();
   std::vector<double> scores;  // of the pairs that were evaluated, in that order
   Side ours, theirs;
+  Disagreement disagreement;
   bool positions = false;
   bool with_labels = true;
   const int64_t total = static_cast<int64_t>(indices.size());
@@ -232,8 +269,8 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
     }
     if (sample.label && with_labels) {
       positions = positions || sample.label->count() > static_cast<int64_t>(batch.size());
-      add_labels(ours, a_metric, options.metric_axis, *sample.label);
-      add_labels(theirs, b_metric, options.metric_axis, *sample.label);
+      disagreement.add(add_labels(ours, a_metric, options.metric_axis, *sample.label),
+                       add_labels(theirs, b_metric, options.metric_axis, *sample.label));
     }
     for (size_t i = 0; i < batch.size() && !all_scores.empty(); ++i) {
       const int64_t at = static_cast<int64_t>(i);
@@ -261,6 +298,8 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
   }
   result.labelled = ours.accuracy.count() > 0;
   result.accuracy = accuracy_of(ours, theirs, positions, scores);
+  if (result.labelled && !positions) add_intervals(result, ours.accuracy.count(), disagreement);
+  if (result.labelled) add_confusion(result, ours, theirs);
   return result;
 }
 

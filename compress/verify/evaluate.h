@@ -4,7 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compress/runtime/sample_source.h"
@@ -35,10 +38,26 @@ struct OutputSimilarity {
   double kl = 0;
 };
 
+// 95 % confidence intervals; that of the drop knows that both models saw the same samples.
+struct AccuracyIntervals {
+  std::pair<double, double> reference;
+  std::pair<double, double> candidate;
+  std::optional<std::pair<double, double>> drop;
+};
+
+// Counts [label, arg-max], row-major.
+struct Confusion {
+  int64_t classes = 0;
+  std::vector<int64_t> reference;
+  std::vector<int64_t> candidate;
+};
+
 struct Evaluation {
   int64_t samples = 0;
   bool labelled = false;
   Measurements accuracy;  // rows of the metric table with needs labels, positions, pair_scores
+  std::map<std::string, AccuracyIntervals, std::less<>> intervals;  // of top1 and top5
+  std::optional<Confusion> confusion;                               // of a few classes
   std::vector<OutputSimilarity> outputs;
   std::vector<std::string> notes;  // what could not be compared and why
   // mse, psnr, sqnr, cosine, agreement, kl: of several outputs the worst; agreement is that of the

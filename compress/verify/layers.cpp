@@ -1,5 +1,7 @@
 #include "compress/verify/layers.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -149,35 +151,94 @@ std::vector<float> dequantized_nbits(const Graph& graph, const Node& node, const
   return out;
 }
 
-// The candidate's version of the weight `name`, and the type it is stored in.
-std::pair<std::vector<float>, DType> stored_weight(const Graph& graph, const std::string& name,
-                                                   const Tensor& reference) {
+struct StoredWeight {
+  std::vector<float> floats;  // as the node that reads it sees them
+  DType dtype = DType::undefined;
+  uint64_t bytes = 0;  // with scales and zero points
+};
+
+uint64_t bytes_of(std::initializer_list<const Tensor*> tensors) {
+  uint64_t sum = 0;
+  for (const Tensor* tensor : tensors) sum += tensor == nullptr ? 0 : tensor->bytes();
+  return sum;
+}
+
+// The candidate's version of the weight `name`.
+StoredWeight stored_weight(const Graph& graph, const std::string& name, const Tensor& reference) {
   for (const char* suffix : {"", "_quantized", "_Q4", "_Q8", "_DQ_Q4", "_DQ_Q8"}) {
     const Tensor* stored = constant_named(graph, name + suffix);
     if (stored == nullptr) continue;
-    if (stored->dtype() == reference.dtype()) return {stored_floats(*stored), stored->dtype()};
+    if (stored->dtype() == reference.dtype()) {
+      return {stored_floats(*stored), stored->dtype(), stored->bytes()};
+    }
     const ValueId id = graph.find_value(name + suffix);
     for (const Use& use : graph.uses(id)) {
       const Node& node = graph.node(use.node);
       if (node.op_type == "MatMulNBits") {
         const int64_t bits = node.int_or("bits", 4);
         return {dequantized_nbits(graph, node, reference.shape()),
-                bits == 4 ? DType::uint4 : DType::uint8};
+                bits == 4 ? DType::uint4 : DType::uint8,
+                bytes_of({stored, graph.constant_input(node, 2), graph.constant_input(node, 3)})};
       }
       if (node.op_type == "DequantizeLinear" && graph.constant_input(node, 1) != nullptr) {
-        return {dequantized(*stored, *graph.constant_input(node, 1),
-                            node.inputs.size() > 2 ? graph.constant_input(node, 2) : nullptr),
-                stored->dtype()};
+        const Tensor* scale = graph.constant_input(node, 1);
+        const Tensor* zero = graph.constant_input(node, 2);
+        return {dequantized(*stored, *scale, zero), stored->dtype(),
+                bytes_of({stored, scale, zero})};
       }
     }
     for (const char* scale_suffix : {"_scale", "_scales"}) {
       if (const Tensor* scale = constant_named(graph, name + scale_suffix)) {
         const Tensor* zero = constant_named(graph, name + "_zero_point");
-        return {dequantized(*stored, *scale, zero), stored->dtype()};
+        return {dequantized(*stored, *scale, zero), stored->dtype(),
+                bytes_of({stored, scale, zero})};
       }
     }
   }
   return {};
+}
+
+double share_of_zeros(std::span<const float> values) {
+  const auto zeros = std::count(values.begin(), values.end(), 0.0f);
+  return static_cast<double>(zeros) / static_cast<double>(values.size());
+}
+
+WeightSimilarity unchanged_weight(const std::string& name, const Tensor& tensor) {
+  WeightSimilarity row;
+  row.name = name;
+  row.dtype = info(tensor.dtype()).name;
+  row.sqnr_db = HUGE_VAL;
+  row.elements = tensor.count();
+  row.candidate_bytes = tensor.bytes();
+  row.reference_zeros = row.candidate_zeros = share_of_zeros(stored_floats(tensor));
+  return row;
+}
+
+WeightSimilarity compare_weight(const std::string& name, std::span<const float> ours,
+                                const StoredWeight& theirs) {
+  WeightSimilarity row;
+  row.name = name;
+  row.dtype = info(theirs.dtype).name;
+  row.elements = static_cast<int64_t>(ours.size());
+  row.candidate_bytes = theirs.bytes;
+  row.reference_zeros = share_of_zeros(ours);
+  row.candidate_zeros = share_of_zeros(theirs.floats);
+  Distortion distortion;
+  distortion.add(ours, theirs.floats);
+  row.sqnr_db = distortion.sqnr_db();
+  double low = HUGE_VAL, high = -HUGE_VAL;
+  for (const std::span<const float> side : {ours, std::span<const float>(theirs.floats)}) {
+    for (const float value : side) {
+      if (!std::isfinite(value)) continue;
+      low = std::min<double>(low, value);
+      high = std::max<double>(high, value);
+    }
+  }
+  if (low <= high) {
+    row.reference_bins = bins_of(ours, low, high);
+    row.candidate_bins = bins_of(theirs.floats, low, high);
+  }
+  return row;
 }
 
 }  // namespace
@@ -237,12 +298,21 @@ std::vector<WeightSimilarity> compare_weights(const Model& reference, const Mode
     if (!value.alive || !value.is_constant() || !is_float(value.constant.dtype())) continue;
     if (value.constant.count() < 2) continue;
     const Tensor* same = constant_named(candidate.graph, value.name);
-    if (same != nullptr && same_content(*same, value.constant)) continue;
-    const auto [floats, dtype] = stored_weight(candidate.graph, value.name, value.constant);
-    if (static_cast<int64_t>(floats.size()) != value.constant.count()) continue;
-    Distortion distortion;
-    distortion.add(stored_floats(value.constant), floats);
-    out.push_back({value.name, std::string(info(dtype).name), distortion.sqnr_db()});
+    WeightSimilarity row;
+    if (same != nullptr && same_content(*same, value.constant)) {
+      row = unchanged_weight(value.name, value.constant);
+    } else {
+      const StoredWeight stored = stored_weight(candidate.graph, value.name, value.constant);
+      if (static_cast<int64_t>(stored.floats.size()) != value.constant.count()) continue;
+      row = compare_weight(value.name, stored_floats(value.constant), stored);
+    }
+    row.reference_bytes = value.constant.bytes();
+    if (!graph.uses(id).empty()) {
+      const Node& reader = graph.node(graph.uses(id)[0].node);
+      row.node = reader.name;
+      row.op = reader.op_type;
+    }
+    out.push_back(std::move(row));
   }
   return out;
 }

@@ -8,6 +8,7 @@
 
 #include "compress/graph/model.h"
 #include "compress/runtime/sample_source.h"
+#include "compress/verify/bins.h"
 
 namespace compress {
 
@@ -39,12 +40,21 @@ LayerComparison compare_layers(const Model& reference, const Model& candidate, S
 
 struct WeightSimilarity {
   std::string name;
-  std::string dtype;  // of the candidate's stored weight
-  double sqnr_db = 0;
+  std::string node;  // the first that reads it in the reference, and its operator
+  std::string op;
+  std::string dtype;   // of the candidate's stored weight
+  double sqnr_db = 0;  // infinite where nothing changed
+  int64_t elements = 0;
+  uint64_t reference_bytes = 0;
+  uint64_t candidate_bytes = 0;  // with scales and zero points
+  double reference_zeros = 0;    // shares of the elements
+  double candidate_zeros = 0;
+  // Over one range; none where nothing changed.
+  Bins reference_bins = {};
+  Bins candidate_bins = {};
 };
-// Constants of the reference that the candidate keeps, quantized or changed, under names that
-// follow from theirs ({w}_quantized with {w}_scale, {w}_Q4 with {w}_scales); identical ones are
-// left out.
+// Float constants of the reference that the candidate keeps, as they are, quantized or changed,
+// under names that follow from theirs ({w}_quantized with {w}_scale, {w}_Q4 with {w}_scales).
 std::vector<WeightSimilarity> compare_weights(const Model& reference, const Model& candidate);
 
 }  // namespace compress

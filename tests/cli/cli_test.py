@@ -16,8 +16,11 @@ import tempfile
 import time
 import unittest
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import json_schema  # noqa: E402
+
 COMMANDS = ["optimize", "prune", "quantize", "distill", "train", "calibrate", "sensitivity", "verify", "infer",
-            "inspect", "run", "batch", "merge-reports", "recipes", "schema", "diff", "completion", "man"]
+            "inspect", "run", "batch", "merge-reports", "report", "recipes", "schema", "diff", "completion", "man"]
 COMPRESS = os.path.abspath(sys.argv[1])
 FIXTURES = tempfile.TemporaryDirectory(prefix="compress-cli-")
 F = pathlib.Path(FIXTURES.name)
@@ -578,6 +581,90 @@ class ReadyRecipes(Case):
         types = {"string": str, "boolean": bool, "number": (int, float), "integer": int, "array": list}
         for name, value in report["recipe"]["steps"][0]["quantize"].items():
             self.assertIsInstance(value, types[options[name]["type"]], name)
+
+
+class Reports(Case):
+    """What --report writes, and what reads it."""
+
+    def write(self, *words, expect=0):
+        self.run_program("quantize", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz", "--samples", 64,
+                         "--force", *QUICK, *words, expect=expect)
+
+    def test_every_report_is_as_its_schema_says(self):
+        schema = json.loads(self.run_program("schema", "report").stdout)
+        data = ("--data", F / "test.npz")
+        for name, words in {
+                "static": ("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static", *data, "--gate",
+                           "top1_drop<=50%", *QUICK),
+                "nothing": ("prune", F / "conv.onnx", "-o", "z.onnx", "--no-verify"),
+                "verify": ("verify", F / "conv.onnx", "y.onnx", *data, "--explain", "--rules-only", "--concurrency",
+                           "2", *QUICK),
+                "same": ("verify", F / "conv.onnx", F / "conv.onnx", *QUICK),
+                "sensitivity": ("sensitivity", F / "conv.onnx", *data, "--eval-samples", 20),
+                "search": ("quantize", F / "conv.onnx", "-o", "m.onnx", "--max-drop", "1%", *data,
+                           "--eval-samples", 60, "--budget", "5s", *QUICK)}.items():
+            with self.subTest(name):
+                self.run_program(*words, "--report", f"{name}.json")
+                report = json.loads((self.dir / f"{name}.json").read_text())
+                self.assertEqual(list(json_schema.errors(report, schema)), [])
+                self.assertRegex(report["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+        report = json.loads((self.dir / "static.json").read_text())
+        low, high = report["accuracy"]["intervals"]["top1"]["candidate"]
+        self.assertLess(low, report["accuracy"]["candidate"]["top1"])
+        self.assertGreater(high, report["accuracy"]["candidate"]["top1"])
+        confusion = report["accuracy"]["confusion"]["candidate"]
+        right = sum(confusion[i][i] for i in range(len(confusion)))
+        self.assertAlmostEqual(right / sum(map(sum, confusion)), report["accuracy"]["candidate"]["top1"])
+        weights = report["similarity"]["weights"]
+        self.assertTrue(any(row["dtype"] == "int8" for row in weights))
+        for row in weights:
+            self.assertEqual(row["sqnr_db"] is None, "histogram" not in row, row["name"])
+            for side in ("reference", "candidate") if "histogram" in row else ():
+                self.assertEqual(sum(row["histogram"][side]), row["elements"])
+        self.assertLess(sum(row["candidate_bytes"] for row in weights), report["candidate"]["bytes"])
+        self.assertTrue(report["activations"])
+        for row in report["activations"]:
+            self.assertLess(row["covers"][0], row["covers"][1])
+            self.assertLessEqual(row["covers"][0], 0)
+        # A schema that lets everything pass would prove nothing.
+        for broken in ({**report, "seed": "0"}, {**report, "other": 1}, {**report, "machine": {}}):
+            self.assertNotEqual(list(json_schema.errors(broken, schema)), [])
+
+    def test_csv_holds_the_metrics_and_the_gates(self):
+        self.write("--mode", "static", "--report", "r.csv", "--report", "r.json", "--gate", "size_ratio<=0.9")
+        rows = [line.split(",") for line in (self.dir / "r.csv").read_text().splitlines()]
+        self.assertEqual(rows[0], ["metric", "reference", "candidate", "candidate_low", "candidate_high"])
+        metrics = json.loads((self.dir / "r.json").read_text())["metrics"]
+        table = {row[0]: row for row in rows[1:]}
+        self.assertEqual(set(metrics) | {"gate size_ratio<=0.9"}, set(table))
+        self.assertAlmostEqual(float(table["top1"][2]), metrics["top1"]["candidate"], 6)
+        self.assertLess(float(table["speedup"][3]), float(table["speedup"][4]))
+
+    def test_reports_over_time(self):
+        self.write("--mode", "static", "--report", "a.json")
+        time.sleep(1.1)  # dates are in seconds
+        self.write("--mode", "weight-only", "--report", "b.json")
+        words = ("report", "b.json", "a.json", "-o", "h.html", "-o", "h.md", "-o", "h.csv", "-o", "h.json")
+        out = self.run_program(*words).stdout
+        self.assertLess(out.index("a.json"), out.index("b.json"))  # by date, not as named
+        history = json.loads((self.dir / "h.json").read_text())
+        self.assertEqual(history["schema"], "compress.history/1")
+        self.assertEqual(history["model"], "conv.onnx")
+        self.assertTrue(any(change.startswith("size") for change in history["rows"][1]["changes"]))
+        self.assertIn("<svg", (self.dir / "h.html").read_text())
+        self.assertEqual(len((self.dir / "h.csv").read_text().splitlines()), 3)
+        self.assertIn("| a.json |", (self.dir / "h.md").read_text())
+
+    def test_files_that_are_no_reports_of_one_model(self):
+        self.write("--mode", "weight-only", "--no-verify", "--report", "a.json")
+        report = json.loads((self.dir / "a.json").read_text())
+        report["reference"]["path"] = "other.onnx"
+        (self.dir / "other.json").write_text(json.dumps(report))
+        (self.dir / "torn.json").write_text((self.dir / "a.json").read_text()[:200])
+        for words, code, says in ((("a.json", "other.json"), 2, "other.onnx"), (("torn.json",), 2, "torn.json"),
+                                  (("none.json",), 1, "none.json"), (("a.json", "-o", "x.pdf"), 2, ".html"),
+                                  ((str(F / "conv.onnx"),), 2, "conv.onnx")):
+            self.one_line("report", *words, expect=code, says=says)
 
 
 class Batch(Case):

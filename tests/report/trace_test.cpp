@@ -46,8 +46,8 @@ TEST_CASE("load and explanation are in every form of the report") {
   LoadRow load;
   load.concurrency = 4;
   load.batch = 8;
-  load.reference = {10, {2, 3, 4, 1, 500}};
-  load.candidate = {20, {1, 2, 3, 1, 1000}};
+  load.reference = {10, {2, 2, 2, 3, 4, 1, 500}};
+  load.candidate = {20, {1, 1, 1, 2, 3, 1, 1000}};
   load.speedup = 2;
   report.load.push_back(load);
   Explanation explanation;

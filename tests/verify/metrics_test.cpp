@@ -2,11 +2,13 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "compress/error.h"
 #include "compress/verify/accuracy.h"
 #include "compress/verify/benchmark.h"
+#include "compress/verify/bins.h"
 #include "compress/verify/distortion.h"
 #include "compress/verify/metric.h"
 
@@ -156,6 +158,51 @@ TEST_CASE("percentiles by nearest rank") {
   CHECK(timing.p99_ms == 99);
   CHECK(timing.min_ms == 1);
   CHECK(timing.throughput == Approx(4 * 1000 / 50.5));
+  // Ranks of binomial(100, 1/2): 40 and 61 of 1..100.
+  CHECK(timing.median_low_ms == 41);
+  CHECK(timing.median_high_ms == 61);
+  const Timing one = timing_of({7}, 1);
+  CHECK((one.median_low_ms == 7 && one.median_high_ms == 7));
+}
+
+TEST_CASE("intervals of shares and of their paired drops") {
+  // Wilson (1927), worked out by hand for 8 of 10.
+  const auto [low, high] = share_interval(0.8, 10);
+  CHECK(low == Approx(0.4902).margin(1e-4));
+  CHECK(high == Approx(0.9433).margin(1e-4));
+  CHECK(share_interval(1, 50).second == Approx(1));
+  CHECK(share_interval(0, 50).first == Approx(0).margin(1e-12));
+  // Nothing lost, nothing won: no drop, and not known beyond the samples.
+  const auto none = drop_interval(0, 0, 100);
+  CHECK(none.first == Approx(-none.second));
+  CHECK(none.second < 0.03);
+  const auto lost = drop_interval(30, 5, 100);
+  CHECK(lost.first > 0.1);
+  CHECK((lost.first < 0.25 && 0.25 < lost.second));
+  CHECK(drop_interval(30, 5, 100).second - lost.first >
+        drop_interval(300, 50, 1000).second - drop_interval(300, 50, 1000).first);
+}
+
+TEST_CASE("a confusion matrix counts labels in rows, and only few classes") {
+  Accuracy accuracy;
+  accuracy.add({3, {1, 0, 0, 0, 1, 0, 0, 1, 0}}, std::vector<int64_t>{0, 1, 2});
+  const std::vector<int64_t> counts(accuracy.confusion().begin(), accuracy.confusion().end());
+  CHECK(counts == std::vector<int64_t>{1, 0, 0, 0, 1, 0, 0, 1, 0});
+  Accuracy many;
+  many.add({1000, std::vector<float>(1000, 0.0f)}, std::vector<int64_t>{3});
+  CHECK(many.confusion().empty());
+}
+
+TEST_CASE("few bins hold every value once") {
+  const std::vector<float> values = {-1, -0.5, 0, 0.25, 1, 1, std::nanf("")};
+  const Bins bins = bins_of(values, -1, 1);
+  CHECK(std::accumulate(bins.counts.begin(), bins.counts.end(), int64_t{0}) == 6);
+  CHECK(bins.counts.front() == 1);
+  CHECK(bins.counts.back() == 2);
+  Histogram histogram;
+  histogram.add(std::span(values).first(6), 1);
+  CHECK(bins_of(histogram, -1, 1).counts.back() == 2);
+  CHECK(bins_of(std::vector<float>{3, 3}, 3, 3).counts.front() == 2);
 }
 
 TEST_CASE("the interval holds the ratio, narrows with runs and repeats") {

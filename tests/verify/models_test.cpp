@@ -173,7 +173,10 @@ TEST_CASE("weights are compared through their stored form") {
   const ValueId x = plain.input("x", DType::float32, {1, 2});
   plain.output(plain.op("MatMul", {x, plain.constant(Tensor::from<float>({2, 3}, w), "w")}), "y");
   const Model reference = std::move(plain).model();
-  CHECK(compare_weights(reference, reference).empty());
+  const auto same = compare_weights(reference, reference);
+  REQUIRE(same.size() == 1);
+  CHECK((std::isinf(same[0].sqnr_db) && same[0].reference_bins.counts.empty()));
+  CHECK((same[0].op == "MatMul" && same[0].reference_bytes == 24 && same[0].candidate_bytes == 24));
 
   const ValueId xq = q.input("x", DType::float32, {1, 2});
   const ValueId stored =
@@ -185,6 +188,9 @@ TEST_CASE("weights are compared through their stored form") {
   REQUIRE(int8.size() == 1);
   CHECK(int8[0].dtype == "int8");
   CHECK(int8[0].sqnr_db == Approx(10 * std::log10(91.0)));
+  CHECK(int8[0].candidate_bytes == 6 + 3 * 4);  // integers and scales
+  CHECK((int8[0].reference_bins.low == -6 && int8[0].candidate_bins.high == 5));
+  CHECK(int8[0].candidate_zeros == 0);
 
   // [N = 3, one block of 16, 8 bytes]: rows are columns of w, low nibble first, plus 8.
   std::vector<uint8_t> packed(24, 0x88);
