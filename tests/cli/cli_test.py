@@ -790,6 +790,8 @@ class Devices(Case):
     @unittest.skipUnless(EMULATED["COMPRESS_CUDA_LIBRARY"], "skipped: no emulated device was built")
     def test_all_devices_side_by_side(self):
         report = self.report(*self.MODELS, "--device", "all", env=self.EMULATED)
+        schema = json.loads(self.run_program("schema", "report").stdout)
+        self.assertEqual(list(json_schema.errors(report, schema)), [])
         self.assertEqual([row["device"] for row in report["speed"]], ["cpu", "cuda (emulated)"])
         row = report["devices"][0]
         self.assertGreater(row["nodes_on_device"], 0)
