@@ -1,3 +1,5 @@
+#include "cli/command.h"
+#include "cli/console.h"
 #include "cli/verification.h"
 #include "compress/error.h"
 #include "compress/report/history.h"
