@@ -204,11 +204,7 @@ int run(const Command& command) {
   }
   if (!command.profile.empty()) check_trace_path(command.profile);
   const Model model = read_onnx(command.model);
-  SessionOptions options;
-  options.lower = !flags.no_lower;
-  options.max_memory = max_memory_bytes(flags);
-  options.device = chosen_device(flags);
-  Session session(model, options);
+  Session session(model, session_options(flags, chosen_device(flags)));
   Once once(session, !command.profile.empty());
   Outputs outputs(session.output_names());
   Progress progress(!flags.quiet && !flags.no_progress);

@@ -9,14 +9,6 @@
 namespace compress {
 namespace {
 
-SessionOptions options_for(const std::shared_ptr<Device>& device, const CommonFlags& flags) {
-  SessionOptions options;
-  options.lower = !flags.no_lower;
-  options.max_memory = max_memory_bytes(flags);
-  options.device = device;
-  return options;
-}
-
 // How many nodes ran there, and which operators did not.
 void count_nodes(Session& session, const std::vector<NamedTensor>& feed, DeviceReport& out) {
   session.run(feed);
@@ -50,6 +42,14 @@ std::shared_ptr<Device> chosen_device(const CommonFlags& flags) {
   return flags.device == "cuda" ? Device::cuda() : nullptr;
 }
 
+SessionOptions session_options(const CommonFlags& flags, std::shared_ptr<Device> device) {
+  SessionOptions options;
+  options.lower = !flags.no_lower;
+  options.max_memory = max_memory_bytes(flags);
+  options.device = std::move(device);
+  return options;
+}
+
 std::string device_label(const std::shared_ptr<Device>& device) {
   if (device == nullptr) return "cpu";
   return device->info().is_emulated != 0 ? "cuda (emulated)" : "cuda";
@@ -67,12 +67,12 @@ void verify_on_device(const Model& reference, const Model& candidate, JobData& d
     say(fmt::format("warning: {}; the CPU alone was used", error.what()));
     return;
   }
-  Session there_reference(reference, options_for(device, flags));
-  Session there(candidate, options_for(device, flags));
+  Session there_reference(reference, session_options(flags, device));
+  Session there(candidate, session_options(flags, device));
   DeviceReport row = describe(device);
   count_nodes(there, feed, row);
   if (data.evaluation != nullptr) {
-    Session here(candidate, options_for(nullptr, flags));
+    Session here(candidate, session_options(flags, nullptr));
     row.against_cpu = evaluate(here, there, *data.evaluation, data.evaluation_indices, evaluation);
   }
   if (timing.seconds > 0) {

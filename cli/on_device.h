@@ -15,6 +15,9 @@ std::shared_ptr<Device> chosen_device(const CommonFlags& flags);
 // Of reports: "cpu", "cuda", "cuda (emulated)".
 std::string device_label(const std::shared_ptr<Device>& device);
 
+// How a session of these flags runs, on that device or, where it is null, on the CPU.
+SessionOptions session_options(const CommonFlags& flags, std::shared_ptr<Device> device);
+
 // What `--device all` adds to the report of a run on the CPU: both models timed on the GPU, and the
 // candidate's outputs there against those on the CPU. Without a GPU a warning, and a note.
 void verify_on_device(const Model& reference, const Model& candidate, JobData& data,

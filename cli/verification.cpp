@@ -40,14 +40,6 @@ EvaluateOptions evaluate_options(const CommonFlags& flags, Progress& progress) {
   return options;
 }
 
-SessionOptions session_options(const CommonFlags& flags) {
-  SessionOptions options;
-  options.lower = !flags.no_lower;
-  options.max_memory = max_memory_bytes(flags);
-  options.device = chosen_device(flags);
-  return options;
-}
-
 std::optional<ResourceUse> measure(const std::string& path, const CommonFlags& flags,
                                    const std::vector<NamedTensor>& feed) {
   std::vector<std::string> arguments = {"measure-one", path,
@@ -181,7 +173,7 @@ void write_trace(const std::string& path, const std::vector<TraceProcess>& runs)
 std::vector<KernelRecord> kernels_here(const Model& model, const std::vector<NamedTensor>& feed,
                                        const CommonFlags& flags, Report& report) {
   try {
-    Session session(model, session_options(flags));
+    Session session(model, session_options(flags, chosen_device(flags)));
     return profile_kernels(session, feed);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::internal) throw;
@@ -260,7 +252,7 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
   }
   const std::vector<NamedTensor> feed = timing_feed(reference, data, flags, flags.batch);
   {
-    const SessionOptions options = session_options(flags);
+    const SessionOptions options = session_options(flags, chosen_device(flags));
     Session reference_session = in_context([&] { return "the reference, " + reference.path; },
                                            [&] { return Session(reference, options); });
     Session candidate_session = in_context([&] { return "the candidate, " + candidate.path; },
@@ -297,7 +289,8 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
                      benchmark_options(flags), report);
   }
   compare_insides(reference, candidate, data, flags, report);
-  load_here(reference, candidate, session_options(flags), data, flags, extras, report);
+  load_here(reference, candidate, session_options(flags, chosen_device(flags)), data, flags, extras,
+            report);
   report.reference_use = measure(reference.path, flags, feed);
   report.candidate_use = measure(candidate.path, flags, feed);
   if (!report.reference_use || !report.candidate_use) {

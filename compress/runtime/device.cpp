@@ -113,8 +113,8 @@ namespace runtime {
 std::optional<DeviceKernel> prepare_on_device(const std::shared_ptr<Device>& device,
                                               const NodeContext& context) {
   const Node& node = context.node();
-  for (const auto& types : {context.input_types, context.output_types}) {
-    for (const TypeInfo& type : types) {
+  for (const auto* types : {&context.input_types, &context.output_types}) {
+    for (const TypeInfo& type : *types) {
       if (type.is_concrete() && type.shape.count() >= cuda::kMaxElements) return std::nullopt;
     }
   }

@@ -1,5 +1,7 @@
 #include "compress/runtime/device_rows.h"
 
+#include "compress/runtime/lower_params.h"
+
 namespace compress::runtime {
 
 std::vector<int64_t> broadcast_strides(const Shape& operand, const Shape& out) {
@@ -37,6 +39,17 @@ cuda::ConvShape conv_shape(const Window& window, int64_t out_channels, int64_t g
   shape.pad_top = narrow(window.pad_top);
   shape.pad_left = narrow(window.pad_left);
   return shape;
+}
+
+cuda::Pool pool_call(const NodeContext& context, cuda::PoolKind kind) {
+  const PoolWindow pool = pool_window(context);
+  cuda::Pool call = {};
+  call.kind = kind;
+  call.shape = conv_shape(pool.window, pool.window.channels, 1);
+  call.count_include_pad = pool.count_include_pad ? 1 : 0;
+  call.padded_h = narrow(pool.padded_h);
+  call.padded_w = narrow(pool.padded_w);
+  return call;
 }
 
 }  // namespace compress::runtime

@@ -62,5 +62,7 @@ DeviceBuffer upload_vector(const DevicePtr& device, const std::vector<T>& values
 }
 
 cuda::ConvShape conv_shape(const Window& window, int64_t out_channels, int64_t groups);
+// The windows of a pool, without the scales that one of bytes has.
+cuda::Pool pool_call(const NodeContext& context, cuda::PoolKind kind);
 
 }  // namespace compress::runtime

@@ -213,13 +213,7 @@ Prepared prepare_attention(const DevicePtr& device, const NodeContext& context) 
 
 template <cuda::PoolKind Kind>
 Prepared prepare_pool(const DevicePtr& device, const NodeContext& context) {
-  const PoolWindow pool = pool_window(context);
-  cuda::Pool call = {};
-  call.kind = Kind;
-  call.shape = conv_shape(pool.window, pool.window.channels, 1);
-  call.count_include_pad = pool.count_include_pad ? 1 : 0;
-  call.padded_h = narrow(pool.padded_h);
-  call.padded_w = narrow(pool.padded_w);
+  const cuda::Pool call = pool_call(context, Kind);
   return device_kernel(device,
                        Kind == cuda::PoolKind::max ? "max_pool_f32/cuda" : "average_pool_f32/cuda",
                        &cuda::Api::pool, call, [](cuda::Pool& run, const DeviceArgs& args) {

@@ -268,16 +268,10 @@ Prepared prepare_binary(const DevicePtr& device, const NodeContext& context) {
 
 template <cuda::PoolKind Kind>
 Prepared prepare_pool(const DevicePtr& device, const NodeContext& context) {
-  const PoolWindow pool = pool_window(context);
   const kernels::S8Params x = s8_params(context, kXScale, kXZeroPoint, context.dtype(0));
   const kernels::S8Params y =
       s8_params(context, kYScale, kYZeroPoint, context.output_types[0].dtype);
-  cuda::Pool call = {};
-  call.kind = Kind;
-  call.shape = conv_shape(pool.window, pool.window.channels, 1);
-  call.count_include_pad = pool.count_include_pad ? 1 : 0;
-  call.padded_h = narrow(pool.padded_h);
-  call.padded_w = narrow(pool.padded_w);
+  cuda::Pool call = pool_call(context, Kind);
   call.x_signed = x.is_signed ? 1 : 0;
   call.x_scale = x.scale;
   call.x_zero_point = x.zero_point;

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <new>
 
-#include "compress/kernels/cuda/api_table.h"
 #include "compress/kernels/cuda/device_code.h"
+#include "compress/kernels/cuda/launchers.h"
 
 namespace compress::cuda {
 
@@ -30,6 +30,8 @@ int noted(char (&text)[256], cudaError_t status) {
   return static_cast<int>(status);
 }
 
+}  // namespace
+
 int device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
@@ -49,6 +51,8 @@ int describe(int device, DeviceInfo* info) {
   return noted(open_error, cudaDriverGetVersion(&info->driver));
 }
 
+namespace {
+
 // Freed memory stays with the pool, so that a run after the first asks the driver for nothing.
 int keep_pool(int device) {
   cudaMemPool_t pool;
@@ -58,6 +62,8 @@ int keep_pool(int device) {
   uint64_t never = UINT64_MAX;
   return noted(open_error, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &never));
 }
+
+}  // namespace
 
 Context* open(int device) {
   DeviceInfo info;
@@ -86,8 +92,12 @@ const char* last_error(const Context* context) {
   return context != nullptr ? context->error : open_error;
 }
 
+namespace {
+
 // The calling thread may be another than the one that opened the context.
 int enter(Context* context) { return noted(context->error, cudaSetDevice(context->device)); }
+
+}  // namespace
 
 void* allocate(Context* context, uint64_t bytes) {
   void* memory = nullptr;
@@ -131,28 +141,6 @@ int download(Context* context, void* to, const void* from, uint64_t bytes) {
   return synchronize(context);
 }
 
-}  // namespace
-
 int check_launch(Context& context) { return noted(context.error, cudaGetLastError()); }
 
 }  // namespace compress::cuda
-
-extern "C" const compress::cuda::Api* compress_cuda_api() {
-  using namespace compress::cuda;
-  static const Api api = [] {
-    Api table = kernel_table();
-    table.device_count = device_count;
-    table.describe = describe;
-    table.open = open;
-    table.close = close;
-    table.last_error = last_error;
-    table.allocate = allocate;
-    table.release = release;
-    table.memory = memory;
-    table.upload = upload;
-    table.download = download;
-    table.synchronize = synchronize;
-    return table;
-  }();
-  return &api;
-}

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "compress/kernels/cuda/api_table.h"
 #include "compress/kernels/cuda/device_code.h"
+#include "compress/kernels/cuda/launchers.h"
 
 namespace compress::cuda {
 
@@ -28,6 +28,8 @@ uint64_t device_bytes() {
   const char* text = std::getenv("COMPRESS_EMULATED_BYTES");
   return text != nullptr ? std::strtoull(text, nullptr, 10) : kDefaultBytes;
 }
+
+}  // namespace
 
 int device_count() { return 1; }
 
@@ -71,32 +73,15 @@ int memory(Context* context, uint64_t* free_bytes, uint64_t* total_bytes) {
   return 0;
 }
 
-int copy(Context*, void* to, const void* from, uint64_t bytes) {
+int upload(Context*, void* to, const void* from, uint64_t bytes) {
   std::memcpy(to, from, bytes);
   return 0;
 }
 
+int download(Context* context, void* to, const void* from, uint64_t bytes) {
+  return upload(context, to, from, bytes);
+}
+
 int synchronize(Context*) { return 0; }
 
-}  // namespace
 }  // namespace compress::cuda
-
-extern "C" const compress::cuda::Api* compress_cuda_api() {
-  using namespace compress::cuda;
-  static const Api api = [] {
-    Api table = kernel_table();
-    table.device_count = device_count;
-    table.describe = describe;
-    table.open = open;
-    table.close = close;
-    table.last_error = last_error;
-    table.allocate = allocate;
-    table.release = release;
-    table.memory = memory;
-    table.upload = copy;
-    table.download = copy;
-    table.synchronize = synchronize;
-    return table;
-  }();
-  return &api;
-}

@@ -1,9 +1,22 @@
-// The functions of the table, each in the file of its kernels.
+// The functions of the table: those of the device in device.cu or device_emulated.cpp, the others
+// each in the file of its kernels.
 #pragma once
 
 #include "compress/kernels/cuda/cuda_api.h"
 
 namespace compress::cuda {
+
+int device_count();
+int describe(int device, DeviceInfo*);
+Context* open(int device);
+void close(Context*);
+const char* last_error(const Context*);
+void* allocate(Context*, uint64_t bytes);
+void release(Context*, void*);
+int memory(Context*, uint64_t* free_bytes, uint64_t* total_bytes);
+int upload(Context*, void* to, const void* from, uint64_t bytes);
+int download(Context*, void* to, const void* from, uint64_t bytes);
+int synchronize(Context*);
 
 int elements(Context*, const Elements*);
 int matmul_f32(Context*, const MatMulF32*);

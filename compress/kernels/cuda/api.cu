@@ -1,14 +1,24 @@
-// The kernels' half of the table; device.cu and device_emulated.cpp add the other half.
-#pragma once
-
+// What the library exports.
 #include "compress/kernels/cuda/launchers.h"
 
 namespace compress::cuda {
+namespace {
 
-inline Api kernel_table() {
+Api make_table() {
   Api api = {};
   api.version = kApiVersion;
   api.bytes = sizeof(Api);
+  api.device_count = device_count;
+  api.describe = describe;
+  api.open = open;
+  api.close = close;
+  api.last_error = last_error;
+  api.allocate = allocate;
+  api.release = release;
+  api.memory = memory;
+  api.upload = upload;
+  api.download = download;
+  api.synchronize = synchronize;
   api.elements = elements;
   api.matmul_f32 = matmul_f32;
   api.conv_f32 = conv_f32;
@@ -30,4 +40,10 @@ inline Api kernel_table() {
   return api;
 }
 
+}  // namespace
 }  // namespace compress::cuda
+
+extern "C" const compress::cuda::Api* compress_cuda_api() {
+  static const compress::cuda::Api api = compress::cuda::make_table();
+  return &api;
+}
