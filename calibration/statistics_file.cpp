@@ -31,6 +31,10 @@ void append_value(const std::string& name, const Statistics& s, std::vector<Name
     add("absmax",
         Tensor::from<float>({static_cast<int64_t>(s.channel_absmax.size())}, s.channel_absmax));
   }
+  if (!s.channel_sum.empty()) {
+    add("sums", Tensor::from<double>({static_cast<int64_t>(s.channel_sum.size())}, s.channel_sum));
+    add("sums_count", Tensor::scalar<int64_t>(s.channel_count));
+  }
   if (!s.gram.empty()) {
     const auto k =
         static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(s.gram.size()))));
@@ -80,6 +84,10 @@ void read_field(Statistics& s, std::string_view field, const Tensor& t) {
     s.histogram.exponent = expect<int32_t>(t, {})[0];
   } else if (field == "absmax") {
     s.channel_absmax = expect<float>(t, {shape.rank() == 1 ? shape[0] : 0});
+  } else if (field == "sums") {
+    s.channel_sum = expect<double>(t, {shape.rank() == 1 ? shape[0] : 0});
+  } else if (field == "sums_count") {
+    s.channel_count = expect_count(t);
   } else if (field == "gram") {
     const int64_t k = shape.rank() == 2 ? shape[0] : 0;
     s.gram = expect<double>(t, {k, k});

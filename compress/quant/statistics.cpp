@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -158,22 +159,40 @@ void count_chunk(std::span<const float> values, const Binning& bin, Counters& co
   for (; i < size; ++i) ++counters[0][static_cast<size_t>(bins[i])];
 }
 
+// A tensor as [outer, channels, inner].
+struct Channels {
+  int64_t outer, channels, inner;
+
+  Channels(const Shape& shape, int axis) {
+    const int rank = shape.rank();
+    if (axis < 0) axis += rank;
+    if (axis < 0 || axis >= rank) {
+      fail(ErrorCode::internal, "channel axis {} of a tensor of shape {}", axis, shape.to_string());
+    }
+    outer = shape.count(0, axis);
+    channels = shape[axis];
+    inner = shape.count(axis + 1, rank);
+  }
+  // Channels that are worth a task.
+  int64_t grain() const {
+    return std::max<int64_t>(1, kTask / std::max<int64_t>(1, outer * inner));
+  }
+
+  template <class T>
+  void resize(std::vector<T>& per_channel) const {
+    if (per_channel.empty()) per_channel.assign(static_cast<size_t>(channels), T{});
+    if (per_channel.size() != static_cast<size_t>(channels)) {
+      fail(ErrorCode::unsupported, "the number of channels changes between runs ({} and {})",
+           per_channel.size(), channels);
+    }
+  }
+};
+
 // Largest |x| of each channel; what is not finite counts as 0.
 void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& absmax) {
-  const int rank = values.shape.rank();
-  if (axis < 0) axis += rank;
-  if (axis < 0 || axis >= rank) {
-    fail(ErrorCode::internal, "channel axis {} of a tensor of shape {}", axis,
-         values.shape.to_string());
-  }
-  const int64_t channels = values.shape[axis];
-  if (absmax.empty()) absmax.assign(static_cast<size_t>(channels), 0.0f);
-  if (absmax.size() != static_cast<size_t>(channels)) {
-    fail(ErrorCode::unsupported, "the number of channels changes between runs ({} and {})",
-         absmax.size(), channels);
-  }
-  const int64_t outer = values.shape.count(0, axis);
-  const int64_t inner = values.shape.count(axis + 1, rank);
+  const Channels view(values.shape, axis);
+  view.resize(absmax);
+  const auto [outer, channels, inner] = view;
   const float* data = values.as<const float>();
   const auto bits_of = [](float x) {
     const int32_t bits = magnitude_bits(x);
@@ -184,8 +203,7 @@ void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& 
     slot = std::max(slot, std::bit_cast<float>(bits));
   };
   // Each task owns its channels.
-  const int64_t grain = std::max<int64_t>(1, kTask / std::max<int64_t>(1, outer * inner));
-  parallel_for(0, channels, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, channels, view.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t o = 0; o < outer; ++o) {
       const float* slice = data + o * channels * inner;
       for (int64_t c = begin; c < end; ++c) {
@@ -197,6 +215,52 @@ void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& 
       }
     }
   });
+}
+
+// In float over runs short enough not to lose bits, lane by lane.
+double sum_of(std::span<const float> values) {
+  constexpr size_t kRun = 64 * kVectors * kLanes;
+  double sum = 0;
+  while (!values.empty()) {
+    const auto run = values.first(std::min(kRun, values.size()));
+    std::array<Floats, kVectors> parts{};
+    size_t i = 0;
+    for (; i + kVectors * kLanes <= run.size(); i += kVectors * kLanes) {
+      for (size_t k = 0; k < kVectors; ++k) {
+        Floats x;
+        std::memcpy(&x, &run[i + k * kLanes], sizeof x);
+        parts[k] += x;
+      }
+    }
+    for (; i < run.size(); ++i) sum += double{run[i]};
+    for (size_t lane = 0; lane < kVectors * kLanes; ++lane) {
+      sum += double{parts[lane / kLanes][lane % kLanes]};
+    }
+    values = values.subspan(run.size());
+  }
+  return sum;
+}
+
+// Each task owns channels and adds in the tensor's order, so sums do not depend on the threads.
+void add_channel_sum(const TensorView& values, int axis, std::vector<double>& sums,
+                     int64_t& elements) {
+  const Channels view(values.shape, axis);
+  view.resize(sums);
+  const float* data = values.as<const float>();
+  parallel_for(0, view.channels, view.grain(), [&](int64_t begin, int64_t end) {
+    for (int64_t o = 0; o < view.outer; ++o) {
+      const float* slice = data + o * view.channels * view.inner;
+      for (int64_t c = begin; c < end; ++c) {
+        double& sum = sums[static_cast<size_t>(c)];
+        if (view.inner == 1) {
+          sum += double{slice[c]};
+        } else {
+          sum += sum_of({slice + c * view.inner, static_cast<size_t>(view.inner)});
+        }
+      }
+    }
+  });
+  elements += view.outer * view.inner;
 }
 
 // gram += X'X with X the tensor as rows of its last axis. Each task owns rows of the result and
@@ -315,6 +379,9 @@ void Statistics::add(const TensorView& values, const StatisticsRequest& request)
     if (request.histogram) histogram.add(all, std::max(std::abs(low), std::abs(high)));
   }
   if (request.channel_absmax) add_channel_absmax(values, request.channel_axis, channel_absmax);
+  if (request.channel_sum && extent.finite) {
+    add_channel_sum(values, request.channel_axis, channel_sum, channel_count);
+  }
   if (request.gram && extent.finite) add_gram(values, gram, gram_rows);
 }
 
@@ -331,6 +398,8 @@ void Statistics::merge(const Statistics& other) {
   histogram.merge(other.histogram);
   merge_parts(channel_absmax, other.channel_absmax, "channel maxima",
               [](float a, float b) { return std::max(a, b); });
+  merge_parts(channel_sum, other.channel_sum, "channel sums", std::plus<>());
+  channel_count += other.channel_count;
   merge_parts(gram, other.gram, "X'X", [](double a, double b) { return a + b; });
   gram_rows += other.gram_rows;
 }

@@ -32,8 +32,9 @@ struct Histogram {
 struct StatisticsRequest {
   bool histogram = false;
   bool channel_absmax = false;  // along `channel_axis`
-  int channel_axis = 1;
-  bool gram = false;  // X'X over the last axis (GPTQ)
+  bool channel_sum = false;     // likewise; of finite runs
+  int channel_axis = 1;         // from the end where negative
+  bool gram = false;            // X'X over the last axis (GPTQ)
 };
 using StatisticsRequests = std::map<std::string, StatisticsRequest>;  // by value name
 
@@ -47,7 +48,9 @@ struct Statistics {
   bool finite = true;  // false: a NaN or infinity was seen
   Histogram histogram;
   std::vector<float> channel_absmax;
-  std::vector<double> gram;  // [k, k] row-major
+  std::vector<double> channel_sum;
+  int64_t channel_count = 0;  // elements that each of the sums holds
+  std::vector<double> gram;   // [k, k] row-major
   int64_t gram_rows = 0;
 
   // Adds one run's float32 tensor.

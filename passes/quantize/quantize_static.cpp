@@ -11,6 +11,7 @@
 #include "passes/edit.h"
 #include "passes/quantize/integer_bias.h"
 #include "passes/quantize/linear.h"
+#include "passes/quantize/mean_error.h"
 #include "passes/quantize/pack.h"
 #include "passes/quantize/precision.h"
 #include "passes/quantize/static_plan.h"
@@ -59,6 +60,7 @@ class StaticQuantizer {
     infer_known_types(job_.model);
     make_plan();
     choose_parameters();
+    find_inputs();
     record();
     for (const Unit& unit : plan_.units) {
       in_context([&] { return fmt::format("while quantizing {}", graph_.node(unit.node).name); },
@@ -184,6 +186,15 @@ class StaticQuantizer {
     }
   }
 
+  // By the names of now: values that activations are absorbed into lose theirs.
+  void find_inputs() {
+    for (const Unit& unit : plan_.units) {
+      if (!unit.has_weights || job_.statistics == nullptr) continue;
+      const auto row = job_.statistics->values.find(graph_.value(unit.inputs[0]).name);
+      if (row != job_.statistics->values.end()) input_statistics_[unit.node] = &row->second;
+    }
+  }
+
   void record() {
     StaticTrace& trace = job_.trace;
     trace.root = plan_.root;
@@ -267,11 +278,14 @@ class StaticQuantizer {
     std::vector<double> biases;
     if (integer_bias) biases = bias->to_doubles();
     repair_scales(weight, params, biases, input_scale);
+    const Tensor quantized = quantize(weight, params);
+    if (integer_bias)
+      correct_biases(unit.node, weight, compress::dequantize(quantized, params), biases);
 
     const std::string name = graph_.value(node.inputs[1]).name;
     const Shape shape = params.axis ? Shape{static_cast<int64_t>(params.scales.size())} : Shape();
     NodeSpec spec{"DequantizeLinear",
-                  {graph_.add_constant(name + "_quantized", quantize(weight, params)),
+                  {graph_.add_constant(name + "_quantized", quantized),
                    graph_.add_constant(name + "_scale", scale_tensor(params, shape)),
                    graph_.add_constant(name + "_zero_point", zero_point_tensor(params, shape))},
                   {name + "_DequantizeLinear_Output"},
@@ -284,6 +298,18 @@ class StaticQuantizer {
     const NodeId dequantize = graph_.insert_before(unit.node, std::move(spec));
     graph_.set_input(unit.node, 1, graph_.node(dequantize).outputs[0]);
     if (integer_bias) quantize_bias(unit.node, biases, params, input_scale);
+  }
+
+  // Takes what rounding of the weights adds to the output's mean out of the bias. GPTQ rounds the
+  // weights anew.
+  void correct_biases(NodeId node, const Tensor& weight, const Tensor& rounded,
+                      std::vector<double>& biases) {
+    const auto input = input_statistics_.find(node);
+    if (input == input_statistics_.end() || job_.options.text("algorithm") == "gptq") return;
+    const std::vector<double> error = mean_error(job_.model, node, weight, rounded, *input->second);
+    if (error.size() != biases.size()) return;
+    for (size_t c = 0; c < biases.size(); ++c) biases[c] -= error[c];
+    job_.result.details["bias_corrected_layers"] = ++corrected_;
   }
 
   // A channel of zeros has no scale of its own: it takes the smallest of the others, so that its
@@ -485,12 +511,13 @@ class StaticQuantizer {
   bool symmetric_;
   bool by_channel_;
   bool has_all_types_ = true;  // of Q/DQ, by the opset
-  int64_t absorbed_ = 0;
+  int64_t absorbed_ = 0, corrected_ = 0;
   StaticPlan plan_;
   std::map<ValueId, DType> activation_types_;  // where --override says so
   std::map<ValueId, Parameters> parameters_;
   std::map<ValueId, ValueId> operands_;
-  std::map<NodeId, std::set<ValueId>> operands_read_;  // by integer nodes, as integers
+  std::map<NodeId, const Statistics*> input_statistics_;  // of the data that layers read
+  std::map<NodeId, std::set<ValueId>> operands_read_;     // by integer nodes, as integers
   std::map<ValueId, ValueId> moved_;  // outputs of absorbed activations -> of their producers
 };
 
@@ -528,6 +555,13 @@ StatisticsRequests quantize_wants(const Model& model, const Options& options) {
     StatisticsRequest request;
     request.histogram = histogram;
     wanted[model.graph.value(id).name] = request;
+  }
+  for (const Unit& unit : plan.units) {
+    if (!unit.has_weights) continue;
+    const StatisticsRequest of_mean = mean_error_wants(model.graph.node(unit.node));
+    StatisticsRequest& request = wanted[model.graph.value(unit.inputs[0]).name];
+    request.channel_sum = of_mean.channel_sum;
+    request.channel_axis = of_mean.channel_axis;
   }
   return wanted;
 }

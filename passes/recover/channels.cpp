@@ -266,7 +266,10 @@ class Conditioner {
 
   void measure() {
     std::set<std::string> names;
-    for (const Link& link : links_) names.insert(graph_.value(link.outlet).name);
+    for (const Link& link : links_) {
+      names.insert(graph_.value(link.outlet).name);
+      names.insert(graph_.value(graph_.node(link.layer).outputs[0]).name);
+    }
     std::map<std::string, ChannelRanges> seen;
     observe(model_, names, samples_, [&](const std::string& name, const TensorView& content) {
       if (content.dtype == DType::float32) seen[name].add(content);
@@ -275,11 +278,14 @@ class Conditioner {
       const ChannelRanges& ranges = seen[graph_.value(link.outlet).name];
       if (static_cast<int64_t>(ranges.low.size()) == layers_.at(link.layer).outputs()) {
         ranges_[link.layer] = ranges;
+        inner_ranges_[link.layer] = seen[graph_.value(graph_.node(link.layer).outputs[0]).name];
       }
     }
   }
 
   // --- Constant channels ------------------------------------------------------------------------
+
+  static constexpr double kStill = 1e-4;  // of the widest channel: a fraction of a step of 8 bits
 
   int64_t fold_constants() {
     int64_t folded = 0;
@@ -293,16 +299,24 @@ class Conditioner {
         widest = std::max(widest, double{ranges.high[c]} - double{ranges.low[c]});
       }
       if (!std::isfinite(widest) || widest == 0) continue;
-      constexpr double kStill = 1e-4;  // of the widest channel: a fraction of a step of 8 bits
       for (int64_t c = 0; c < channels; ++c) {
         const double low = ranges.low[static_cast<size_t>(c)];
         const double high = ranges.high[static_cast<size_t>(c)];
-        if (high - low > kStill * widest) continue;
+        if (high - low > kStill * widest || may_awake(link, static_cast<size_t>(c))) continue;
         fold(link, c, (low + high) / 2);
         ++folded;
       }
     }
     return folded;
+  }
+
+  // A bound of the activation made the channel still. Other data may move it, unless what is in
+  // front of the bound stays away from it by as much as it moves: a rare feature is no constant.
+  bool may_awake(const Link& link, size_t c) const {
+    const ChannelRanges& inner = inner_ranges_.at(link.layer);
+    const double low = inner.low[c], high = inner.high[c], width = high - low;
+    return !(width <= kStill * std::max(std::fabs(low), std::fabs(high)) ||
+             high + width <= link.low || low - width >= link.high);
   }
 
   void fold(const Link& link, int64_t c, double value) {
@@ -388,6 +402,7 @@ class Conditioner {
   // How far a channel may grow below the bounds of its activation.
   static double room(const Link& link, double low, double high) {
     double room = kInfinity;
+    if (std::isfinite(link.high) && high <= 0) return 0;  // never seen: how far is not known
     if (std::isfinite(link.high) && high > 0) room = std::min(room, link.high / high);
     if (std::isfinite(link.low) && link.low < 0 && low < 0) room = std::min(room, link.low / low);
     return room;
@@ -398,7 +413,8 @@ class Conditioner {
   const CalibrationSamples& samples_;
   std::map<NodeId, Layer> layers_;
   std::vector<Link> links_;
-  std::map<NodeId, ChannelRanges> ranges_;  // by layer, of its outlet
+  std::map<NodeId, ChannelRanges> ranges_;        // by layer, of its outlet
+  std::map<NodeId, ChannelRanges> inner_ranges_;  // and of its own output
   std::set<NodeId> changed_;
 };
 

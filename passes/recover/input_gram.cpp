@@ -30,7 +30,10 @@ InputGram::InputGram(const Model& model, NodeId node, const Shape& weight_shape,
   }
   positions_per_sample_ =
       std::max<int64_t>(1, positions_wanted(k_) / std::max<int64_t>(1, samples));
-  sums_.assign(static_cast<size_t>(groups), Eigen::MatrixXd::Zero(k_, k_));
+  const auto count = static_cast<size_t>(groups);
+  sums_.assign(count, Eigen::MatrixXd::Zero(k_, k_));
+  totals_.assign(count, Eigen::VectorXd::Zero(k_));
+  counts_.assign(count, 0);
 }
 
 void InputGram::add(const TensorView& input) {
@@ -40,7 +43,19 @@ void InputGram::add(const TensorView& input) {
 
 void InputGram::add_panel(const Eigen::MatrixXf& columns, int64_t group) {
   Eigen::MatrixXf product = columns * columns.transpose();
-  sums_[static_cast<size_t>(group)] += product.cast<double>();
+  const auto at = static_cast<size_t>(group);
+  sums_[at] += product.cast<double>();
+  totals_[at] += columns.cast<double>().rowwise().sum();
+  counts_[at] += columns.cols();
+}
+
+Eigen::VectorXd InputGram::mean(int64_t group) const {
+  const auto at = static_cast<size_t>(group);
+  return totals_[at] / static_cast<double>(std::max<int64_t>(1, counts_[at]));
+}
+
+Eigen::MatrixXd InputGram::centered_sum(int64_t group) const {
+  return sum(group) - totals_[static_cast<size_t>(group)] * mean(group).transpose();
 }
 
 void InputGram::add_rows(const TensorView& input) {

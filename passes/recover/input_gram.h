@@ -21,6 +21,10 @@ class InputGram {
   void add(const TensorView& input);
   int64_t groups() const { return static_cast<int64_t>(sums_.size()); }
   const Eigen::MatrixXd& sum(int64_t group) const { return sums_[static_cast<size_t>(group)]; }
+  // The same with the mean taken off every row of X: what is left of errors where a bias makes up
+  // for their mean.
+  Eigen::MatrixXd centered_sum(int64_t group) const;
+  Eigen::VectorXd mean(int64_t group) const;
 
  private:
   void add_convolution(const TensorView& input);
@@ -34,6 +38,8 @@ class InputGram {
   int64_t k_;
   int64_t positions_per_sample_;  // at most
   std::vector<Eigen::MatrixXd> sums_;
+  std::vector<Eigen::VectorXd> totals_;  // of rows
+  std::vector<int64_t> counts_;
 };
 
 }  // namespace compress

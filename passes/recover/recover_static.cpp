@@ -278,87 +278,116 @@ class StaticRecovery {
     return reference_.graph.value(reference_.graph.node(id).inputs[1]).constant;
   }
 
+  // A layer's weights as rows of outputs, k inputs each; rows of a group share their inputs.
+  struct Rows {
+    Shape shape;
+    bool rows_first;  // else [k, rows]
+    int64_t rows, k, group_rows;
+
+    size_t at(int64_t r, int64_t c) const {
+      return static_cast<size_t>(rows_first ? r * k + c : c * rows + r);
+    }
+  };
+  struct Rounded {
+    std::vector<int32_t> integers;  // in the tensor's order
+    std::vector<double> scales;     // one, or one a row
+    std::vector<double> zeros;
+  };
+
   bool round_anew(NodeId id) {
     const Node node = graph_.node(id);
     const NodeId dequantize = constant_dequantize(graph_, node, 1);
     if (dequantize == kNoNode) return false;
     const Node pair = graph_.node(dequantize);
     const Tensor weight = reference_weight(id);
-    const Tensor quantized = graph_.value(pair.inputs[0]).constant;
-    const DType dtype = quantized.dtype();
-    if (!weight || weight.shape() != quantized.shape() || info(dtype).bits > 8 ||
-        (!node.is("Conv") && weight.shape().rank() != 2)) {
+    const DType dtype = graph_.value(pair.inputs[0]).constant.dtype();
+    if (!weight || weight.shape() != graph_.value(pair.inputs[0]).constant.shape() ||
+        info(dtype).bits > 8 || (!node.is("Conv") && weight.shape().rank() != 2)) {
       return false;
     }
-    const std::vector<double> scales = graph_.constant_input(pair, 1)->to_doubles();
-    const std::vector<double> zeros = graph_.constant_input(pair, 2)->to_doubles();
-    const bool symmetric = std::all_of(zeros.begin(), zeros.end(), [](double z) { return z == 0; });
-
-    const auto count = static_cast<int64_t>(samples_.indices.size());
-    InputGram gram(model_, id, weight.shape(), count);
+    InputGram gram(model_, id, weight.shape(), static_cast<int64_t>(samples_.indices.size()));
     activations_.visit(node.inputs[0], [&](const TensorView& content) { gram.add(content); });
 
     const bool rows_first = node.is("Conv") || node.int_or("transB", 0) != 0;
     const int64_t rows = weight.shape()[rows_first ? 0 : 1];
-    const int64_t k = weight.count() / rows;
-    const int64_t group_rows = rows / gram.groups();
-    const auto index = [&](int64_t r, int64_t c) { return rows_first ? r * k + c : c * rows + r; };
+    const Rows layout{weight.shape(), rows_first, rows, weight.count() / rows,
+                      rows / gram.groups()};
     const TensorData data = weight.read();
     const auto* from = data.view().as<const float>();
-    std::vector<int32_t> integers(static_cast<size_t>(weight.count()));
-    const bool narrow = info(dtype).bits < 8 && static_cast<int64_t>(scales.size()) == rows;
-    std::vector<float> found;  // scales of narrow weights
+    Rounded to{std::vector<int32_t>(static_cast<size_t>(weight.count())),
+               graph_.constant_input(pair, 1)->to_doubles(),
+               graph_.constant_input(pair, 2)->to_doubles()};
+    const bool narrow = info(dtype).bits < 8 && static_cast<int64_t>(to.scales.size()) == rows;
+    // What a bias can make up for, the mean of the errors, need not be kept small.
+    std::vector<double> shift(static_cast<size_t>(rows), 0);
+    const bool has_bias = add_to_bias(id, shift);
     for (int64_t group = 0; group < gram.groups(); ++group) {
-      if (narrow) {
-        Tensor part = Tensor::allocate(DType::float32, {group_rows, k});
-        auto w = part.mutable_as<float>();
-        for (int64_t r = 0; r < group_rows; ++r) {
-          for (int64_t c = 0; c < k; ++c) {
-            w[static_cast<size_t>(r * k + c)] = from[index(group * group_rows + r, c)];
-          }
-        }
-        const RoundedBlocks blocks =
-            gptq_blocks(part, gram.sum(group), {dtype, info(dtype).bits, k, true});
-        const std::vector<int64_t> q = blocks.quantized.to_ints();
-        for (int64_t i = 0; i < group_rows * k; ++i) {
-          integers[static_cast<size_t>(index(group * group_rows + i / k, i % k))] =
-              static_cast<int32_t>(q[static_cast<size_t>(i)]);
-        }
-        found.insert(found.end(), blocks.params.scales.begin(), blocks.params.scales.end());
-        continue;
-      }
-      GptqLayer layer{RowMatrixXf(group_rows, k), gram.sum(group)};
-      for (int64_t r = 0; r < group_rows; ++r) {
-        for (int64_t c = 0; c < k; ++c) {
-          layer.weights(r, c) = from[index(group * group_rows + r, c)];
+      const Eigen::MatrixXd hessian = has_bias ? gram.centered_sum(group) : gram.sum(group);
+      RowMatrixXf part(layout.group_rows, layout.k);
+      for (int64_t r = 0; r < layout.group_rows; ++r) {
+        for (int64_t c = 0; c < layout.k; ++c) {
+          part(r, c) = from[layout.at(group * layout.group_rows + r, c)];
         }
       }
-      GptqGrid grid;
-      grid.range = integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
-      grid.scale = [&](int64_t r, int64_t, std::span<const float>) {
-        const auto at = static_cast<size_t>(scales.size() == 1 ? 0 : group * group_rows + r);
-        return ScaleZeroPoint{static_cast<float>(scales[at]), static_cast<int32_t>(zeros[at])};
-      };
-      const RowMatrixXf before = layer.weights;
-      RowMatrixXi q = gptq_round(std::move(layer), grid);
-      std::vector<ScaleZeroPoint> row_scales;
-      for (int64_t r = 0; r < group_rows; ++r) row_scales.push_back(grid.scale(r, 0, {}));
-      refine_rounding(before, gram.sum(group), row_scales, grid.range, q);
-      for (int64_t r = 0; r < group_rows; ++r) {
-        for (int64_t c = 0; c < k; ++c) {
-          integers[static_cast<size_t>(index(group * group_rows + r, c))] = q(r, c);
+      const int64_t first = group * layout.group_rows;
+      const RowMatrixXi q = narrow ? round_with_scales(part, hessian, dtype, first, to)
+                                   : round_on_scales(part, hessian, dtype, first, to);
+      for (int64_t r = 0; r < layout.group_rows; ++r) {
+        double error = 0;
+        const Eigen::VectorXd mean = gram.mean(group);
+        const auto step = static_cast<size_t>(to.scales.size() == 1 ? 0 : first + r);
+        for (int64_t c = 0; c < layout.k; ++c) {
+          to.integers[layout.at(first + r, c)] = q(r, c);
+          error += ((q(r, c) - to.zeros[step]) * to.scales[step] - double{part(r, c)}) * mean[c];
         }
+        shift[static_cast<size_t>(first + r)] = -error * node.float_or("alpha", 1);
       }
     }
-    graph_.set_constant(pair.inputs[0], pack_integers(dtype, weight.shape(), [&](int64_t i) {
-                          return integers[static_cast<size_t>(i)];
+    graph_.set_constant(pair.inputs[0], pack_integers(dtype, layout.shape, [&](int64_t i) {
+                          return to.integers[static_cast<size_t>(i)];
                         }));
-    if (narrow) set_scales(id, pair, found);
+    if (narrow) set_scales(id, pair, to.scales);
+    if (has_bias) add_to_bias(id, shift);
     return true;
   }
 
+  // Few bits, a scale a row: scales are searched with the integers.
+  static RowMatrixXi round_with_scales(const RowMatrixXf& rows, const Eigen::MatrixXd& hessian,
+                                       DType dtype, int64_t first, Rounded& to) {
+    Tensor part = Tensor::allocate(DType::float32, {rows.rows(), rows.cols()});
+    std::copy_n(rows.data(), rows.size(), part.mutable_as<float>().begin());
+    const RoundedBlocks blocks =
+        gptq_blocks(part, hessian, {dtype, info(dtype).bits, rows.cols(), true});
+    for (size_t r = 0; r < blocks.params.scales.size(); ++r) {
+      to.scales[static_cast<size_t>(first) + r] = double{blocks.params.scales[r]};
+    }
+    const std::vector<int64_t> integers = blocks.quantized.to_ints();
+    RowMatrixXi q(rows.rows(), rows.cols());
+    std::copy(integers.begin(), integers.end(), q.data());
+    return q;
+  }
+
+  // To integers of the scales that there are.
+  RowMatrixXi round_on_scales(const RowMatrixXf& rows, const Eigen::MatrixXd& hessian, DType dtype,
+                              int64_t first, const Rounded& to) const {
+    const bool symmetric =
+        std::all_of(to.zeros.begin(), to.zeros.end(), [](double z) { return z == 0; });
+    GptqGrid grid;
+    grid.range = integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
+    grid.scale = [&](int64_t r, int64_t, std::span<const float>) {
+      const auto at = static_cast<size_t>(to.scales.size() == 1 ? 0 : first + r);
+      return ScaleZeroPoint{static_cast<float>(to.scales[at]), static_cast<int32_t>(to.zeros[at])};
+    };
+    RowMatrixXi q = gptq_round({rows, hessian}, grid);
+    std::vector<ScaleZeroPoint> scales;
+    for (int64_t r = 0; r < rows.rows(); ++r) scales.push_back(grid.scale(r, 0, {}));
+    refine_rounding(rows, hessian, scales, grid.range, q);
+    return q;
+  }
+
   // New scales of the weights; the bias counts in them.
-  void set_scales(NodeId id, const Node& weights, const std::vector<float>& scales) {
+  void set_scales(NodeId id, const Node& weights, const std::vector<double>& found) {
+    const std::vector<float> scales(found.begin(), found.end());
     const auto channels = static_cast<int64_t>(scales.size());
     graph_.set_constant(weights.inputs[1], Tensor::from<float>({channels}, scales));
     const NodeId dequantize = constant_dequantize(graph_, graph_.node(id), 2);

@@ -26,11 +26,14 @@ std::string product_name(const Model& model) {
 StatisticsSet collect(const Model& model, const std::vector<int64_t>& indices,
                       const std::string& path) {
   const auto source = open(path, model);
-  const StatisticsRequests wanted = {
-      {"x", {.histogram = true}},
-      {product_name(model),
-       {.histogram = true, .channel_absmax = true, .channel_axis = 1, .gram = true}},
-      {"y", {}}};
+  const StatisticsRequests wanted = {{"x", {.histogram = true}},
+                                     {product_name(model),
+                                      {.histogram = true,
+                                       .channel_absmax = true,
+                                       .channel_sum = true,
+                                       .channel_axis = 1,
+                                       .gram = true}},
+                                     {"y", {}}};
   return collect_statistics(model, *source, indices, wanted);
 }
 
@@ -52,6 +55,8 @@ TEST_CASE("statistics are collected, written, read back and merged") {
   CHECK(product.count == 30);
   CHECK(product.batches == 5);
   CHECK(product.channel_absmax == std::vector<float>{32, 38});
+  CHECK(product.channel_sum == std::vector<double>{90, 180});
+  CHECK(product.channel_count == 15);
   CHECK(product.gram_rows == 10);
   CHECK(all.values.at("y").min == 0);
   CHECK(all.values.at("x").max == 19);

@@ -141,4 +141,16 @@ inline PipelineOptions with_statistics(std::vector<std::vector<NamedTensor>> fee
   return options;
 }
 
+// Statistics that quantization cannot correct biases from, for tests of what else wins accuracy.
+inline PipelineOptions without_sums(PipelineOptions options) {
+  options.statistics = [collect = std::move(options.statistics)](const Model& model,
+                                                                 const StatisticsRequests& wanted,
+                                                                 const Options& of_step) {
+    StatisticsSet set = collect(model, wanted, of_step);
+    for (auto& [name, statistics] : set.values) statistics.channel_count = 0;
+    return set;
+  };
+  return options;
+}
+
 }  // namespace compress::test

@@ -122,6 +122,27 @@ TEST_CASE("balanced clips less than mse, and not at all where little lies outsid
   for (const double part : {0.8, 0.9, 1.1, 1.25}) CHECK(loss(balanced) < loss(balanced * part));
 }
 
+TEST_CASE("bytes scaled to [-1, 1] do not all fall half way between integers") {
+  const auto pixels = [](double middle) {
+    return draw(100'000, 5, &Random::uniform,
+                [=](double x) { return (std::floor(x * 256) - middle) / 127.5; });
+  };
+  const std::vector<float> values = pixels(127.5);
+  const double step = 2 / 255.0;
+  CHECK(squared_error(values, {-1, 1}, 8) == Approx(step * step / 4).epsilon(0.02));
+  for (const char* name : {"mse", "balanced"}) {
+    const Range range = range_of(name, of(values));
+    CHECK(squared_error(values, range, 8) < 1.1 * step * step / 12);
+    CHECK(range.max < 1.021f);
+    // A lattice that meets the integers, and what lies on none, keep their range.
+    const std::vector<float> whole = pixels(127);
+    CHECK(squared_error(whole, range_of(name, of(whole)), 8) < 0.02 * step * step / 12);
+    const Range smooth =
+        range_of(name, of(draw(100'000, 6, &Random::uniform, [](double x) { return 2 * x - 1; })));
+    CHECK(smooth.max <= 1);
+  }
+}
+
 TEST_CASE("entropy drops outliers and keeps the body") {
   auto values = draw(kMany, 6, &Random::normal);
   for (size_t i = 0; i < 10; ++i) values[i * 10'000] = i % 2 ? 60.0f : -50.0f;

@@ -172,6 +172,22 @@ TEST_CASE("what is not finite is skipped and reported") {
   CHECK(c.channel_absmax == std::vector<float>{4, 0, 7});
 }
 
+TEST_CASE("sums of long channels keep their bits, merge, and skip runs that are not finite") {
+  constexpr int64_t kCount = 100'003;
+  std::vector<float> values(2 * kCount, 0.1f);  // float sums alone would be off in the third digit
+  Statistics s;
+  const StatisticsRequest request{.channel_sum = true, .channel_axis = 0};
+  s.add(view_of(values, {2, kCount}), request);
+  CHECK(s.channel_sum[1] == Approx(kCount * double{0.1f}).epsilon(1e-6));
+  std::vector<float> broken(2 * kCount, kInfinity);
+  s.add(view_of(broken, {2, kCount}), request);
+  CHECK(s.channel_count == kCount);
+  Statistics twice = s;
+  twice.merge(s);
+  CHECK(twice.channel_count == 2 * kCount);
+  CHECK(twice.channel_sum[0] == 2 * s.channel_sum[0]);
+}
+
 TEST_CASE("runs are counted and their extremes summed") {
   Statistics s;
   std::vector<float> a = {-1, 3}, b = {2, 5};
@@ -197,6 +213,23 @@ TEST_CASE("channel maxima along any axis and X'X are the definition's") {
       slot = std::max(slot, std::abs(values[static_cast<size_t>(i)]));
     }
     CHECK(s.channel_absmax == wanted);
+  }
+  for (int axis = -3; axis < 3; ++axis) {
+    Statistics s;
+    const StatisticsRequest request{.channel_sum = true, .channel_axis = axis};
+    s.add(view_of(values, shape), request);
+    s.add(view_of(values, shape), request);
+    const int a = axis < 0 ? axis + 3 : axis;
+    std::vector<double> wanted(static_cast<size_t>(shape[a]), 0.0);
+    for (int64_t i = 0; i < 24; ++i) {
+      const int64_t index[] = {i / 12, i / 4 % 3, i % 4};
+      wanted[static_cast<size_t>(index[a])] += 2 * double{values[static_cast<size_t>(i)]};
+    }
+    REQUIRE(s.channel_sum.size() == wanted.size());
+    CHECK(s.channel_count == 2 * 24 / shape[a]);
+    for (size_t c = 0; c < wanted.size(); ++c) {
+      CHECK(s.channel_sum[c] == Approx(wanted[c]).margin(1e-6));
+    }
   }
   Statistics g;
   g.add(view_of(values, shape), {.gram = true});
