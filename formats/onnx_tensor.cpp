@@ -144,7 +144,12 @@ Tensor late_copy(DType dtype, const Shape& shape, std::string_view bytes,
   auto group = std::make_shared<DeferredGroup>(
       std::vector<size_t>{bytes.size()},
       [bytes, owner = std::move(owner)](std::span<const std::span<std::byte>> out) {
-        std::memcpy(out[0].data(), bytes.data(), bytes.size());
+        constexpr size_t kSlice = size_t{4} << 20;  // never twice in memory as a whole
+        for (size_t at = 0; at < bytes.size(); at += kSlice) {
+          const std::string_view slice = bytes.substr(at, kSlice);
+          std::memcpy(out[0].data() + at, slice.data(), slice.size());
+          drop_mapped_pages(std::as_bytes(std::span(slice)));
+        }
       });
   return Tensor::deferred(dtype, shape, std::move(group), 0);
 }
@@ -165,8 +170,9 @@ Tensor from_bytes(const TensorWire& tensor, DType dtype, const Shape& shape, std
   if (reinterpret_cast<uintptr_t>(bytes.data()) % width == 0 && !bytes.empty()) {
     return Tensor::borrow(dtype, shape, bytes.data(), owner);
   }
-  constexpr size_t kLate = size_t{1} << 16;
-  if (copies_late && bytes.size() > kLate) return late_copy(dtype, shape, bytes, owner);
+  // Of large models only what is being read shall be in memory; small copies are worth keeping.
+  constexpr size_t kSmall = size_t{1} << 16, kLarge = size_t{4} << 20;
+  if (bytes.size() > (copies_late ? kSmall : kLarge)) return late_copy(dtype, shape, bytes, owner);
   Tensor out = Tensor::allocate(dtype, shape);
   if (!bytes.empty()) std::memcpy(out.mutable_data(), bytes.data(), bytes.size());
   drop_mapped_pages(std::as_bytes(std::span(bytes)));

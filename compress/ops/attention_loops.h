@@ -42,6 +42,7 @@ struct AttentionTask {
   int64_t past = 0;
   int64_t window = -1;                  // with causal: only the last `window` keys; -1: all
   const int32_t* key_counts = nullptr;  // keys of batch b that exist; the last query sees the last
+  bool from_start = false;              // with key_counts: query i is at key i all the same
   Heads<const T> q, k, v;
   Heads<T> out;
   ScoreBias<T> mask, bias;
@@ -65,7 +66,7 @@ template <class T>
 void one_query(const AttentionTask<T>& t, int64_t b, int64_t h, int64_t i, T* scores) {
   const int64_t kv = h / (t.heads / t.kv_heads);
   const int64_t keys = t.key_counts ? t.key_counts[b] : t.keys;
-  const int64_t past = t.key_counts ? keys - t.queries : t.past;
+  const int64_t past = t.key_counts && !t.from_start ? keys - t.queries : t.past;
   const int64_t end = t.causal ? std::clamp<int64_t>(i + past + 1, 0, keys) : keys;
   const int64_t begin = t.window >= 0 ? std::max<int64_t>(0, end - t.window) : 0;
   const T* q = t.q.at(b, h, i);

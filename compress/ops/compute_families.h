@@ -20,6 +20,7 @@ extern const std::span<const OpDef> kQLinearOps;
 extern const std::span<const OpDef> kQLinearElementwiseOps;
 extern const std::span<const OpDef> kNBitsOps;
 extern const std::span<const OpDef> kAttentionOps;
+extern const std::span<const OpDef> kGroupQueryOps;
 extern const std::span<const OpDef> kTransformerOps;
 
 }  // namespace compress

@@ -45,6 +45,7 @@ std::span<const std::span<const OpDef>> families() {
       kQLinearElementwiseOps,
       kNBitsOps,
       kAttentionOps,
+      kGroupQueryOps,
       kTransformerOps,
       kDeformConvOps,
       kDetectionOps,

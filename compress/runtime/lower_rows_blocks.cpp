@@ -41,7 +41,7 @@ Kernel prepare_nbits(const NodeContext& context) {
   const Tensor* zero_points = context.constant(3);
   struct State {
     std::shared_ptr<const kernels::PackedGemmW4> packed;
-    Tensor bias;
+    TensorData bias;
   };
   const std::string key =
       fmt::format("nbits{}/{}/{}", source.bits, source.block_size, scales->identity());
@@ -60,8 +60,8 @@ Kernel prepare_nbits(const NodeContext& context) {
   args.lda = source.k;
   args.ldc = source.n;
   if (const Tensor* bias = context.constant(4)) {
-    state->bias = *bias;
-    args.bias = bias->read().as<float>().data();
+    state->bias = bias->read();
+    args.bias = state->bias.as<float>().data();
   }
   const bool integer = node.int_or("accuracy_level", 0) == 4;
   Kernel kernel;

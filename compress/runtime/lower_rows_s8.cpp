@@ -65,7 +65,7 @@ namespace {
 // What follows an exact sum; owns the arrays that the kernel's epilogue points to.
 struct Epilogue {
   std::vector<float> multiplier;
-  Tensor bias;
+  TensorData bias;
   S8Epilogue view;
 
   Epilogue(const NodeContext& context, int64_t channels) {
@@ -78,10 +78,10 @@ struct Epilogue {
     view.lo = static_cast<int32_t>(context.node().int_or(kLo, view.is_signed ? -128 : 0));
     view.hi = static_cast<int32_t>(context.node().int_or(kHi, view.is_signed ? 127 : 255));
     if (const Tensor* given = context.constant(2)) {
-      bias = *given;
-      if (bias.count() != channels) context.invalid("its bias does not match its channels");
-      const void* values_of_bias = bias.read().view().data;
-      if (bias.dtype() == DType::float32) {
+      bias = given->read();
+      if (bias.view().count() != channels) context.invalid("its bias does not match its channels");
+      const void* values_of_bias = bias.view().data;
+      if (bias.view().dtype == DType::float32) {
         view.float_bias = static_cast<const float*>(values_of_bias);
       } else {
         view.bias = static_cast<const int32_t*>(values_of_bias);

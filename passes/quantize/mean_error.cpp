@@ -51,10 +51,10 @@ std::vector<double> mean_error(const Model& model, NodeId id, const Tensor& weig
       static_cast<int64_t>(input.channel_sum.size()) != inputs * groups) {
     return {};
   }
-  std::vector<double> shares = {1.0};
-  if (is_conv) {
-    const Shape& of_input = model.graph.value(node.inputs[0]).type.shape;
-    shares = tap_shares(read_conv(context_of(model.graph, node, model.opset()), of_input, shape));
+  std::vector<double> shares(is_conv ? static_cast<size_t>(shape.count(2, shape.rank())) : 1, 1.0);
+  const TypeInfo& type = model.graph.value(node.inputs[0]).type;
+  if (is_conv && type.has_shape) {
+    shares = tap_shares(read_conv(context_of(model.graph, node, model.opset()), type.shape, shape));
   }
   const auto taps = static_cast<int64_t>(shares.size());
   const TensorData before = weight.read(), after = rounded.read();

@@ -516,6 +516,37 @@ def attentions():
     case("mha_cross", "MultiHeadAttention",
          [q, f32(g, batch, heads, 6, size), f32(g, batch, heads, 6, size)], dict(num_heads=heads),
          MS)
+    group_query()
+
+
+def group_query():
+    heads, kv, size = 6, 2, 16
+    g = rng("group_query")
+    angles = f32(g, 32, size // 2)
+    tables = [np.cos(angles), np.sin(angles)]
+    attributes = dict(num_heads=heads, kv_num_heads=kv)
+
+    def add(name, steps, past, lengths, packed=False, more=(), **own):
+        batch, total = len(lengths), past + steps
+        rows = heads + (2 * kv if packed else 0)
+        args = [f32(g, batch, steps, rows * size)]
+        args += [None, None] if packed else [f32(g, batch, steps, kv * size) for _ in range(2)]
+        args += [f32(g, batch, kv, past, size) for _ in range(2)] if past else [None, None]
+        args += [np.array(lengths, np.int32) - 1, np.array([total], np.int32)]
+        args += tables if own.get("do_rotary") else [None, None]
+        case("gqa_" + name, "GroupQueryAttention", args + list(more), {**attributes, **own}, MS,
+             outputs=3)
+
+    add("prompt", 5, 0, [5, 5])
+    add("prompt_rotary", 5, 0, [5, 5], do_rotary=1)
+    add("prompt_packed", 5, 0, [5, 5], packed=True, do_rotary=1, rotary_interleaved=1)
+    add("step", 1, 6, [7, 7], do_rotary=1)
+    add("step_uneven", 1, 6, [7, 4], do_rotary=1, scale=0.2)
+    add("chunk", 3, 6, [9], do_rotary=1)
+    add("window", 5, 0, [5, 5], local_window_size=2)
+    add("window_step", 1, 6, [7, 7], local_window_size=3, softcap=2.0)
+    add("bias", 3, 4, [7], more=[None, f32(g, 1, heads, 3, 7)])
+    add("positions", 3, 4, [7], do_rotary=1, more=[np.array([[9, 3, 4]], np.int64)])
 
 
 def transformer_pieces():
