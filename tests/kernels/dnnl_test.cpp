@@ -30,7 +30,7 @@ double clamped(double value, const ClampF32& clamp) {
 
 void check_conv(ConvF32Params p, bool with_bias, Random& random) {
   CAPTURE(p.in_channels, p.out_channels, p.groups, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w,
-          p.in_h, p.in_w, p.residual, with_bias, static_cast<int>(p.layout));
+          p.pad_top, p.pad_left, p.in_h, p.in_w, p.residual, with_bias, static_cast<int>(p.layout));
   const int64_t channels = p.in_channels / p.groups, taps = p.kernel_h * p.kernel_w;
   const auto x = random.floats(p.batch * p.in_h * p.in_w * p.in_channels, -1, 1);
   auto w = random.floats(p.out_channels * channels * taps, -1, 1);
@@ -108,6 +108,25 @@ TEST_CASE("dnnl conv_f32 equals the definition") {
       if (i % 3 == 1) p.clamp = {-0.5f, 0.75f};
       check_conv(p, random.integer(0, 1) == 1, random);
     }
+  }
+}
+
+TEST_CASE("dnnl conv_f32 where an output reads padding alone") {
+  Random random(33);
+  for (int i = 0; i < 48; ++i) {
+    ConvF32Params p;
+    p.layout = i % 2 == 0 ? ConvF32Params::Layout::nhwc : ConvF32Params::Layout::nchw;
+    p.groups = i % 3 == 0 ? 2 : 1;
+    p.in_channels = p.groups * (i % 8 < 4 ? 1 : 17);
+    p.out_channels = p.groups * (i % 8 < 2 ? 17 : 8);
+    p.kernel_w = random.integer(1, 2);
+    p.stride_w = random.integer(1, 2);
+    p.in_h = random.integer(2, 4), p.in_w = 3;
+    (i % 4 < 2 ? p.pad_top : p.pad_bottom) = 1;
+    if (i % 5 == 0) p.pad_left = 2;
+    p.residual = i % 7 != 0;
+    if (i % 6 == 0) p.clamp.lo = 0;
+    check_conv(p, i % 11 != 0, random);
   }
 }
 

@@ -47,6 +47,24 @@ int64_t work_of(const ConvF32Params& p) {
          p.kernel_h * p.kernel_w;
 }
 
+// Whether an output position along an axis has all its taps in padding.
+bool reads_padding_alone(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t dilation,
+                         int64_t pad) {
+  for (int64_t i = 0; i < out; ++i) {
+    const int64_t first = i * stride - pad;
+    const int64_t tap = first < 0 ? (-first + dilation - 1) / dilation : 0;  // the first one inside
+    if (tap >= kernel || first + tap * dilation >= in) return true;
+  }
+  return false;
+}
+
+// brgconv of oneDNN 2.6 (AVX-512) adds a residual without the bias there, or crashes.
+bool brgconv_is_wrong(const ConvF32Params& p) {
+  return p.residual &&
+         (reads_padding_alone(p.in_h, p.out_h(), p.kernel_h, p.stride_h, p.dilation_h, p.pad_top) ||
+          reads_padding_alone(p.in_w, p.out_w(), p.kernel_w, p.stride_w, p.dilation_w, p.pad_left));
+}
+
 }  // namespace
 
 // The convolution runs between `reorder_in` and `reorder_out` where it has layouts of its own; its
@@ -96,8 +114,13 @@ std::unique_ptr<DnnlConvF32> DnnlConvF32::make_for_threads(const ConvF32Params& 
       memory::desc(input.dims(), kFloat, inner), any, bias_desc,
       memory::desc(output.dims(), kFloat, inner), {p.stride_h, p.stride_w},
       {p.dilation_h - 1, p.dilation_w - 1}, {p.pad_top, p.pad_left}, {p.pad_bottom, p.pad_right});
-  const dnnl::convolution_forward::primitive_desc chosen(
-      description, attributes(p.residual, p.clamp), cpu_engine());
+  dnnl::convolution_forward::primitive_desc chosen(description, attributes(p.residual, p.clamp),
+                                                   cpu_engine());
+  if (brgconv_is_wrong(p)) {
+    while (std::strncmp(chosen.impl_info_str(), "brgconv", 7) == 0) {
+      if (!chosen.next_impl()) return nullptr;
+    }
+  }
 
   const memory::desc inner_in = chosen.src_desc(), inner_out = chosen.dst_desc();
   auto state = std::make_unique<State>(
