@@ -4,8 +4,11 @@
 // attention bias.
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
+#include "compress/kernels/aligned.h"
+#include "compress/kernels/attention_f32/attention_f32.h"
 #include "compress/ops/attention_loops.h"
 #include "compress/ops/compute_families.h"
 #include "compress/ops/typed.h"
@@ -13,16 +16,30 @@
 namespace compress {
 namespace {
 
+// Elements that end where a cache line does.
+int64_t whole_lines(int64_t count) { return kernels::round_up(count, kernels::kAlignment); }
+
 enum Slot {
-  kQuery, kKey, kValue, kPastKey, kPastValue, kLengths, kTotal, kCos, kSin, kPositions, kBias, kSlots
+  kQuery,
+  kKey,
+  kValue,
+  kPastKey,
+  kPastValue,
+  kLengths,
+  kTotal,
+  kCos,
+  kSin,
+  kPositions,
+  kBias,
+  kSlots
 };
 
 struct GroupQuery {
   int64_t heads = 1, kv_heads = 1;
   int64_t batch = kUnknownDim, queries = kUnknownDim, size = kUnknownDim;
-  int64_t past = 0;               // positions that the past has room for
-  int64_t total = kUnknownDim;    // of the longest sequence, with what is new
-  bool packed = false;            // key and value follow the query in its rows
+  int64_t past = 0;             // positions that the past has room for
+  int64_t total = kUnknownDim;  // of the longest sequence, with what is new
+  bool packed = false;          // key and value follow the query in its rows
 
   // Positions of the cache that comes out.
   int64_t present() const { return past < 0 || total < 0 ? kUnknownDim : std::max(past, total); }
@@ -94,12 +111,75 @@ struct GroupQueryKernel {
 
   int64_t cache_count() const { return g.batch * g.kv_heads * g.present() * g.size; }
   int64_t query_count() const { return g.batch * g.queries * g.heads * g.size; }
-  int64_t workspace_count() const { return query_count() + 2 * cache_count(); }
+  int64_t workspace_count() const { return whole_lines(query_count() + 2 * cache_count()); }
+  bool is_fast() const { return std::is_same_v<T, float> && softcap == 0 && !has_bias; }
 
   int64_t past_of(int32_t last) const;
   void turn(const KernelArgs& args, T* row, int64_t position) const;
   void run(const KernelArgs& args) const;
 };
+
+// --- On the vectorized kernel --------------------------------------------------------------------
+
+constexpr int64_t kQueriesAtOnce = 64;  // they share a mask, and read no keys behind the last's
+
+int64_t queries_at_once(const GroupQuery& g) { return std::min(g.queries, kQueriesAtOnce); }
+
+// Of one sequence; query heads of a group are rows of one product where there is one query, heads
+// that read the same keys elsewhere. `first` is a query of all `g.queries`.
+kernels::AttentionF32 fast_plan(const GroupQuery& g, int64_t queries, int64_t keys, float scale) {
+  kernels::AttentionF32 plan;
+  const int64_t group = g.heads / g.kv_heads, cache = g.present() * g.size;
+  const int64_t hidden = g.heads * g.size;
+  plan.keys = keys;
+  plan.size = plan.value_size = g.size;
+  plan.scale = scale;
+  if (g.queries == 1) {
+    plan.heads = g.kv_heads;
+    plan.queries = group;
+    plan.q = plan.out = {0, group * g.size, g.size};
+    plan.k = plan.v = {0, cache, g.size};
+  } else {
+    plan.batch = g.kv_heads;
+    plan.heads = group;
+    plan.queries = queries;
+    plan.q = plan.out = {group * g.size, g.size, hidden};
+    plan.k = plan.v = {cache, 0, g.size};
+    plan.mask = {0, 0, keys};
+  }
+  return plan;
+}
+
+size_t fast_workspace_bytes(const GroupQuery& g) {
+  const int64_t mask = whole_lines(queries_at_once(g) * g.present());
+  return static_cast<size_t>(mask) * sizeof(float) +
+         kernels::attention_f32_workspace_bytes(
+             fast_plan(g, queries_at_once(g), g.present(), 1.0f));
+}
+
+// `position` is that of the first query, `counts` how many keys there are.
+void attend_fast(const GroupQuery& g, int64_t position, int64_t counts, int64_t window, float scale,
+                 const float* q, const float* k, const float* v, float* out, std::byte* workspace) {
+  auto* mask = reinterpret_cast<float*>(workspace);
+  const int64_t hidden = g.heads * g.size;
+  void* inner = mask + whole_lines(queries_at_once(g) * g.present());
+  for (int64_t first = 0; first < g.queries; first += kQueriesAtOnce) {
+    const int64_t queries = std::min(g.queries - first, kQueriesAtOnce);
+    const auto end_of = [&](int64_t i) { return std::min(position + first + i + 1, counts); };
+    const auto begin_of = [&](int64_t i) {
+      return window >= 0 ? std::max<int64_t>(0, end_of(i) - window) : 0;
+    };
+    const int64_t begin = begin_of(0), keys = end_of(queries - 1) - begin;
+    for (int64_t i = 0; i < queries; ++i) {
+      constexpr float kHidden = std::numeric_limits<float>::lowest() / 2;
+      std::fill_n(mask + i * keys, keys, kHidden);
+      std::fill(mask + i * keys + begin_of(i) - begin, mask + i * keys + end_of(i) - begin, 0.0f);
+    }
+    kernels::attention_f32(fast_plan(g, queries, keys, scale), q + first * hidden,
+                           k + begin * g.size, v + begin * g.size, g.queries == 1 ? nullptr : mask,
+                           out + first * hidden, inner);
+  }
+}
 
 // Keys of a sequence that come from the past, by its entry of seqlens_k.
 template <class T>
@@ -187,6 +267,19 @@ void GroupQueryKernel<T>::run(const KernelArgs& args) const {
       }
     }
   });
+  const int64_t hidden = g.heads * g.size;
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_fast()) {
+      auto* inner = args.workspace + workspace_count() * static_cast<int64_t>(sizeof(T));
+      for (int64_t b = 0; b < g.batch; ++b) {
+        const int64_t at = b * g.queries * hidden, cached = b * g.kv_heads * cache_row;
+        attend_fast(g, pasts[static_cast<size_t>(b)], keys[static_cast<size_t>(b)], window, scale,
+                    query + at, caches[0] + cached, caches[1] + cached,
+                    args.outputs[0].as<T>() + at, inner);
+      }
+      return;
+    }
+  }
   AttentionTask<T> t{};
   t.batch = g.batch;
   t.heads = g.heads;
@@ -200,7 +293,6 @@ void GroupQueryKernel<T>::run(const KernelArgs& args) const {
   t.window = window;
   t.key_counts = keys.data();
   t.from_start = g.is_prompt();
-  const int64_t hidden = g.heads * g.size;
   t.q = {query, g.queries * hidden, g.size, hidden};
   t.k = {caches[0], g.kv_heads * cache_row, cache_row, g.size};
   t.v = {caches[1], g.kv_heads * cache_row, cache_row, g.size};
@@ -230,7 +322,8 @@ Kernel prepare_group_query(const NodeContext& c) {
     require_shape(c, i + 2, {g.batch, g.kv_heads, g.past, g.size});
   }
   const bool rotary = c.node().int_or("do_rotary", 0) != 0;
-  if (rotary && (!c.has_input(kCos) || !c.has_input(kSin))) c.invalid("do_rotary without cos and sin");
+  if (rotary && (!c.has_input(kCos) || !c.has_input(kSin)))
+    c.invalid("do_rotary without cos and sin");
   return by_float(c, c.dtype(kQuery), [&]<class T>(T) {
     GroupQueryKernel<T> k{};
     k.g = g;
@@ -263,9 +356,13 @@ Kernel prepare_group_query(const NodeContext& c) {
     k.scale = scale != 0 ? static_cast<T>(scale) : T{1} / std::sqrt(static_cast<T>(g.size));
     k.softcap = static_cast<T>(c.node().float_or("softcap", 0));
     k.window = c.node().int_or("local_window_size", -1);
-    return Kernel{"group_query_attention_ref", [k](const KernelArgs& args) { k.run(args); },
-                  static_cast<size_t>(byte_size(
-                      dtype_of<T>(), static_cast<uint64_t>(Shape{k.workspace_count()}.count())))};
+    Kernel kernel;
+    kernel.name = k.is_fast() ? "group_query_attention/attention_f32" : "group_query_attention_ref";
+    kernel.workspace_bytes = static_cast<size_t>(
+        byte_size(dtype_of<T>(), static_cast<uint64_t>(Shape{k.workspace_count()}.count())));
+    if (k.is_fast()) kernel.workspace_bytes += fast_workspace_bytes(g);
+    kernel.run = [k](const KernelArgs& args) { k.run(args); };
+    return kernel;
   });
 }
 

@@ -545,6 +545,9 @@ def group_query():
     add("chunk", 3, 6, [9], do_rotary=1)
     add("window", 5, 0, [5, 5], local_window_size=2)
     add("window_step", 1, 6, [7, 7], local_window_size=3, softcap=2.0)
+    add("long", 130, 0, [130, 130])
+    add("long_window", 130, 0, [130], local_window_size=9)
+    add("uncapped", 3, 4, [7], softcap=0.0)
     add("bias", 3, 4, [7], more=[None, f32(g, 1, heads, 3, 7)])
     add("positions", 3, 4, [7], do_rotary=1, more=[np.array([[9, 3, 4]], np.int64)])
 
