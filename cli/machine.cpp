@@ -92,7 +92,8 @@ double weight_sparsity(const Model& model) {
     const Tensor floats =
         weights.dtype() == DType::float32 ? weights : convert(weights, DType::float32);
     const TensorData data = floats.read();
-    for (const float x : data.as<float>()) zeros += x == zero;
+    const auto wanted = static_cast<float>(zero);
+    for (const float x : data.as<float>()) zeros += x == wanted;
     drop_mapped_pages(data.bytes());
   }
   return total == 0 ? 0 : static_cast<double>(zeros) / static_cast<double>(total);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "compress/core/int4.h"
@@ -131,8 +132,11 @@ class BlockPacker {
   // Block `b` of up to kTile neighbouring rows, whose weights lie below each other: element i of
   // row first + j is weights[i * stride + j]. The arithmetic is that of pack().
   static constexpr int64_t kTile = 32;
+  struct Scratch {
+    std::vector<uint8_t> integers, packed;
+  };
   void pack_tile(int64_t first, int64_t width, int64_t b, const float* weights, int64_t stride,
-                 std::vector<uint8_t>& integers) {
+                 Scratch& scratch) {
     const int64_t height = std::min(block_, k_ - b * block_);
     float low[kTile] = {}, high[kTile] = {}, sum[kTile] = {};
     for (int64_t i = 0; i < height; ++i) {
@@ -157,6 +161,7 @@ class BlockPacker {
       scales_[(first + j) * blocks_ + b] = q.scale;
       set_zero_point(first + j, b, q.zero_point);
     }
+    std::vector<uint8_t>& integers = scratch.integers;
     integers.resize(static_cast<size_t>(block_ * kTile));
     for (int64_t i = 0; i < block_; ++i) {
       uint8_t* out = integers.data() + i * kTile;
@@ -168,7 +173,10 @@ class BlockPacker {
         }
       }
     }
+    // Rows of the result lie a power of two apart, in a few sets of the cache: each block is put
+    // together elsewhere and stored at once.
     const int64_t bytes = block_ * bits_ / 8;
+    scratch.packed.resize(static_cast<size_t>(kTile * bytes));
     for (int64_t at = 0, i = 0; at < bytes; ++at, i += 8 / bits_) {
       uint8_t merged[kTile] = {};
       for (int part = 0; part * bits_ < 8; ++part) {
@@ -177,8 +185,12 @@ class BlockPacker {
           merged[j] = static_cast<uint8_t>(merged[j] | from[j] << part * bits_);
         }
       }
-      uint8_t* to = packed_ + (first * blocks_ + b) * bytes + at;
-      for (int64_t j = 0; j < width; ++j) to[j * blocks_ * bytes] = merged[j];
+      uint8_t* to = scratch.packed.data() + at;
+      for (int64_t j = 0; j < width; ++j) to[j * bytes] = merged[j];
+    }
+    for (int64_t j = 0; j < width; ++j) {
+      std::copy_n(scratch.packed.data() + j * bytes, bytes,
+                  packed_ + ((first + j) * blocks_ + b) * bytes);
     }
   }
 
@@ -201,15 +213,41 @@ class BlockPacker {
   // As quantize_run, each column by its own scale, as offsets from the lowest integer.
   void round_tile(const float* x, int64_t width, const float* scale, const float* zero,
                   uint8_t* out) const {
-    const auto low = static_cast<float>(range_.min), high = static_cast<float>(range_.max);
-    for (int64_t j = 0; j < width; ++j) {
-      float v = x[j] / scale[j];
-      v = v < -kFar ? -kFar : v;
-      v = v > kFar ? kFar : v;
-      v = ((v + kRound) - kRound) + zero[j];
-      v = v < low ? low : v;
-      v = v > high ? high : v;
-      out[j] = static_cast<uint8_t>(static_cast<int32_t>(v) + offset_);
+    int64_t j = 0;
+    for (; j + kLanes <= width; j += kLanes) {
+      round_some<Floats, Ints>(x + j, scale + j, zero + j, out + j);
+    }
+    for (; j < width; ++j) round_some<float, int32_t>(x + j, scale + j, zero + j, out + j);
+  }
+
+  // Vectors by name: left to itself the compiler branches.
+  static constexpr int64_t kLanes = 4;
+  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+  typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+  template <class F, class I>
+  void round_some(const float* x, const float* scale, const float* zero, uint8_t* out) const {
+    const auto load = [](const float* from) {
+      F value;
+      std::memcpy(&value, from, sizeof value);
+      return value;
+    };
+    const auto at_most = [](F v, float bound) {
+      const F most = F{} + bound;
+      return v > most ? most : v;
+    };
+    const auto at_least = [](F v, float bound) {
+      const F least = F{} + bound;
+      return v < least ? least : v;
+    };
+    F v = at_most(at_least(load(x) / load(scale), -kFar), kFar);
+    v = ((v + kRound) - kRound) + load(zero);
+    v = at_most(at_least(v, static_cast<float>(range_.min)), static_cast<float>(range_.max));
+    if constexpr (std::is_same_v<F, float>) {
+      *out = static_cast<uint8_t>(static_cast<int32_t>(v) + offset_);
+    } else {
+      const I q = __builtin_convertvector(v, I) + offset_;
+      for (int64_t lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint8_t>(q[lane]);
     }
   }
 
@@ -259,14 +297,14 @@ BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t bloc
   // from one block to the next.
   constexpr int64_t kGroup = 4 * BlockPacker::kTile;
   parallel_for(0, (n + kGroup - 1) / kGroup, 1, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> integers;
+    BlockPacker::Scratch scratch;
     const int64_t last = std::min(n, end * kGroup);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t group_end = std::min(last, (group + 1) * kGroup);
       for (int64_t b = 0; b * block < k; ++b) {
         for (int64_t first = group * kGroup; first < group_end; first += BlockPacker::kTile) {
           packer.pack_tile(first, std::min(BlockPacker::kTile, group_end - first), b,
-                           w + b * block * n + first, n, integers);
+                           w + b * block * n + first, n, scratch);
         }
       }
     }
