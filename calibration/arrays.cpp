@@ -116,11 +116,6 @@ Arrays open_all(const DatasetSpec& spec, const std::vector<ModelInput>& inputs,
   }
 }
 
-// A name that a program would give an array, not a path that a hostile archive smuggles in.
-bool is_plain(std::string_view name) {
-  return !name.empty() && name.find_first_of("/\\") == std::string_view::npos && name != "..";
-}
-
 // The array for each input: as the spec says, by name, or the only one for the only input.
 std::map<std::string, std::string> match(const DatasetSpec& spec,
                                          const std::vector<ModelInput>& inputs,
@@ -144,7 +139,7 @@ std::map<std::string, std::string> match(const DatasetSpec& spec,
     matched[pick_input(inputs, spec.input).name] = others.front();
   }
   if (matched.size() < inputs.size()) {
-    fail(ErrorCode::usage,
+    fail(ErrorCode::invalid_model,
          "{} has the array{} {}, but the model takes {}; a data spec matches them with \"inputs\"",
          spec.path, arrays.names.size() == 1 ? "" : "s", fmt::join(arrays.names, ", "),
          describe(inputs));
@@ -190,11 +185,11 @@ void add_feed(ArraySource& source, const DatasetSpec& spec, const ModelInput& in
   feed.rows = rows;
   const int64_t samples = tensor.shape()[0] / rows;
   if (samples == 0) {
-    fail(ErrorCode::usage, "{} has {} rows; the model takes {}", what, tensor.shape()[0],
+    fail(ErrorCode::invalid_model, "{} has {} rows; the model takes {}", what, tensor.shape()[0],
          describe(input));
   }
   if (source.samples != 0 && samples != source.samples) {
-    fail(ErrorCode::usage,
+    fail(ErrorCode::invalid_model,
          "{} has {} samples, others have {}; arrays that are the same for every "
          "sample are listed in \"constants\" of a data spec",
          what, samples, source.samples);

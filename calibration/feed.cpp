@@ -10,15 +10,6 @@
 namespace compress {
 namespace {
 
-// Whether values of one type are meant where a model takes another: bytes and booleans are pixels
-// and flags, other integers in place of real numbers (or the reverse) are more likely a mistake.
-bool converts_by_itself(DType from, DType to) {
-  if (from == to) return true;
-  if (is_float(to)) return is_float(from) || from == DType::uint8 || from == DType::boolean;
-  if (to == DType::boolean) return from == DType::uint8;
-  return is_integer(from) && is_integer(to);
-}
-
 // Integers that come back changed did not fit.
 Tensor converted(const Tensor& tensor, DType to, const std::string& what) {
   if (tensor.dtype() == to) return tensor;
@@ -42,6 +33,17 @@ std::array<int64_t, 4> image_strides(int64_t c, int64_t h, int64_t w, bool nhwc)
 }
 
 }  // namespace
+
+bool is_plain(std::string_view name) {
+  return !name.empty() && name.find_first_of("/\\") == std::string_view::npos && name != "..";
+}
+
+bool converts_by_itself(DType from, DType to) {
+  if (from == to) return true;
+  if (is_float(to)) return is_float(from) || from == DType::uint8 || from == DType::boolean;
+  if (to == DType::boolean) return from == DType::uint8;
+  return is_integer(from) && is_integer(to);
+}
 
 std::vector<ModelInput> model_inputs(const Model& model) {
   std::vector<ModelInput> inputs;
@@ -139,7 +141,7 @@ Shape Fitter::fitted_shape(const Shape& shape) const {
     wanted[0] = out[0];
     if (wanted.is_concrete() && fits(wanted) && wanted.count() == out.count()) return wanted;
   }
-  fail(ErrorCode::usage, "{} has samples of shape {}, but the model takes {}", what_,
+  fail(ErrorCode::invalid_model, "{} has samples of shape {}, but the model takes {}", what_,
        out.to_string(), describe(input_));
 }
 
@@ -150,7 +152,7 @@ void Fitter::check(DType dtype, const Shape& shape) const {
   const bool numeric = (is_float(dtype) || is_integer(dtype) || dtype == DType::boolean) &&
                        (is_float(to) || is_integer(to) || to == DType::boolean);
   if (!numeric || !(explicit_dtype_ || converts_by_itself(dtype, to))) {
-    fail(ErrorCode::usage, "{} is {}, but the model takes {}{}", what_, info(dtype).name,
+    fail(ErrorCode::invalid_model, "{} is {}, but the model takes {}{}", what_, info(dtype).name,
          describe(input_), numeric ? "; a data spec with \"dtype\" converts" : "");
   }
 }

@@ -28,6 +28,13 @@ std::string describe(const std::vector<ModelInput>& inputs);
 // The input called `name`, or the only one where it is "". Fails (usage) with the names.
 const ModelInput& pick_input(const std::vector<ModelInput>& inputs, const std::string& name);
 
+// A name that a program would give an array, not a path that a hostile archive smuggles in.
+bool is_plain(std::string_view name);
+
+// Whether values of one type are meant where a model takes another: bytes and booleans are pixels
+// and flags, other integers in place of real numbers (or the reverse) are more likely a mistake.
+bool converts_by_itself(DType from, DType to);
+
 // Turns one sample's array into a feed of an input.
 class Fitter {
  public:
@@ -35,7 +42,8 @@ class Fitter {
   Fitter(ModelInput input, const Preprocessing* preprocessing, std::string what);
 
   const ModelInput& input() const { return input_; }
-  // Fails (usage) where samples of this type and shape cannot be fed: early, and without data.
+  // Fails (invalid_model) where samples of this type and shape cannot be fed: early, and without
+  // data.
   void check(DType dtype, const Shape& shape) const;
   // REQUIRES that check() passed. Shape [rows, ...] as in the source.
   Tensor fit(const Tensor& sample) const;

@@ -134,7 +134,7 @@ void find_entries(const DatasetSpec& spec, const DataFiles& files, ImageSource& 
     source.entries = {{fs::path(spec.path).filename().string()}};
   }
   if (source.entries.empty()) {
-    fail(ErrorCode::usage, "{} holds no images (.jpg, .jpeg, .png, .bmp)", spec.path);
+    fail(ErrorCode::invalid_model, "{} holds no images (.jpg, .jpeg, .png, .bmp)", spec.path);
   }
 }
 
@@ -145,12 +145,13 @@ std::unique_ptr<SampleSource> open_images(const DatasetSpec& spec,
                                           const DataFiles& files) {
   const ModelInput& input = pick_input(inputs, spec.input);
   if (inputs.size() > 1) {
-    fail(ErrorCode::usage, "images feed one input, but the model takes {}", describe(inputs));
+    fail(ErrorCode::invalid_model, "images feed one input, but the model takes {}",
+         describe(inputs));
   }
   const Shape& shape = input.type.shape;
   if (!input.type.has_shape || shape.rank() != 4 || input.fixed_batch() > 1) {
-    fail(ErrorCode::usage, "images are fed as [1, channels, height, width], but the model takes {}",
-         describe(input));
+    fail(ErrorCode::invalid_model,
+         "images are fed as [1, channels, height, width], but the model takes {}", describe(input));
   }
   Preprocessing p = spec.preprocessing;
   const bool nhwc = takes_nhwc(input, p);

@@ -65,7 +65,7 @@ DataKind kind_of_file(const std::string& path) {
          "each input of the model (input_ids: int64[samples, length]) and 'label' for next tokens",
          path);
   }
-  fail(ErrorCode::usage, "{} is no data set that is known; give {}", path, kAccepted);
+  fail(ErrorCode::invalid_model, "{} is no data set that is known; give {}", path, kAccepted);
 }
 
 DataKind kind_of(const std::string& path) {

@@ -32,7 +32,8 @@ class TensorFolderSource : public SampleSource {
     for (size_t k = 0; k < inputs_.size(); ++k) {
       const std::string path = (fs::path(folder) / fmt::format("input_{}.pb", k)).string();
       if (!fs::is_regular_file(path, error)) {
-        fail(ErrorCode::usage, "{} is missing; the model takes {}", path, describe(inputs_));
+        fail(ErrorCode::invalid_model, "{} is missing; the model takes {}", path,
+             describe(inputs_));
       }
       tensors.push_back(files_.read_tensor_file(path));
     }

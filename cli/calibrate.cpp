@@ -75,6 +75,7 @@ int run(const Command& command) {
   if (!command.merge.empty()) return merge(command);
   if (command.model.empty()) fail(ErrorCode::usage, "no model; name one, or --merge A --merge B");
   Model model = read_onnx(command.model);
+  check_input_shapes(flags, {&model});
   JobData data = open_data(flags, model, true);
   if (data.calibration == nullptr) {
     fail(ErrorCode::usage, "no data to calibrate on; give --data");

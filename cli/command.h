@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -69,6 +70,9 @@ void add_output_flags(CLI::App& command, CommonFlags& flags);  // -o, force, dry
 void apply(const CommonFlags& flags);
 
 std::map<std::string, Shape> input_shapes(const CommonFlags& flags);
+// Fails (usage) where --input-shape names what is no input of any of the models, or a shape that
+// the declared one does not allow.
+void check_input_shapes(const CommonFlags& flags, std::initializer_list<const Model*> models);
 uint64_t max_memory_bytes(const CommonFlags& flags);  // 0: no limit
 
 // Flags of a step, made from its rows; names in `taken` are left to the common flags.

@@ -27,7 +27,7 @@ std::unique_ptr<SampleSource> open_source(const std::string& path, const std::st
   auto source = own != attached().end() ? own->second(model)
                                         : open_dataset({path, labels}, model, data_files());
   if (source->size() == 0) {
-    fail(ErrorCode::usage, "{} holds no samples; name a data set that does", path);
+    fail(ErrorCode::invalid_model, "{} holds no samples; name a data set that does", path);
   }
   return source;
 }

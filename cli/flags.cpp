@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "cli/command.h"
+#include "compress/core/nearest.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "compress/kernels/isa.h"
@@ -22,6 +23,15 @@ CLI::Option* add_list(CLI::App& command, const std::string& name, std::vector<st
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->group(group);
+}
+
+bool allows(const TypeInfo& declared, const Shape& shape) {
+  if (!declared.has_shape) return true;
+  if (declared.shape.rank() != shape.rank()) return false;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (declared.shape[i] >= 0 && declared.shape[i] != shape[i]) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -201,15 +211,41 @@ std::map<std::string, Shape> input_shapes(const CommonFlags& flags) {
       char* end = nullptr;
       errno = 0;
       const long long dim = std::strtoll(at, &end, 10);
-      if (end == at || errno != 0 || dim < 1 || dim > (int64_t{1} << 40)) wrong();
+      if (end == at || errno != 0 || dim < 0 || dim > (int64_t{1} << 40)) wrong();
       if (*end != '\0' && *end != 'x' && *end != ',') wrong();
       if (shape.rank() >= kMaxRank) wrong();
       shape.push_back(dim);
       at = *end == '\0' ? end : end + 1;
     }
-    out[text.substr(0, colon)] = shape;
+    if (!out.emplace(text.substr(0, colon), shape).second) {
+      fail(ErrorCode::usage, "--input-shape '{}': the input '{}' is given twice", text,
+           text.substr(0, colon));
+    }
   }
   return out;
+}
+
+void check_input_shapes(const CommonFlags& flags, std::initializer_list<const Model*> models) {
+  for (const auto& [name, shape] : input_shapes(flags)) {
+    bool known = false;
+    std::vector<std::string_view> names;
+    for (const Model* model : models) {
+      for (const ValueId id : model->graph.inputs()) {
+        const Value& input = model->graph.value(id);
+        if (input.is_constant()) continue;
+        names.push_back(input.name);
+        if (input.name != name) continue;
+        known = true;
+        if (allows(input.type, shape)) continue;
+        fail(ErrorCode::usage, "--input-shape gives '{}' the shape {}, but {} declares it as {}{}",
+             name, shape.to_string(), model->path, info(input.type.dtype).name,
+             input.type.shape.to_string());
+      }
+    }
+    if (known) continue;
+    fail(ErrorCode::usage, "--input-shape: the model has no input '{}'{}", name,
+         names.empty() ? ": it takes none" : suggestion(name, names));
+  }
 }
 
 uint64_t max_memory_bytes(const CommonFlags& flags) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "calibration/dataset.h"
+#include "calibration/feed.h"
 #include "cli/data.h"
 #include "cli/data_files.h"
 #include "cli/on_device.h"
@@ -89,21 +90,24 @@ std::vector<NamedTensor> read_feeds(const std::string& path, const Session& sess
   std::vector<std::string> names = archive.names();
   std::vector<std::string> others;  // arrays that may stand in for the only input
   for (const std::string& name : names) {
-    if (name != "label" && name != "labels") others.push_back(name);
+    if (name != "label" && name != "labels" && is_plain(name)) others.push_back(name);
   }
   std::vector<NamedTensor> feeds;
   for (const auto& [name, type] : inputs) {
     std::string from = name;
     if (!archive.has(name)) {
       if (inputs.size() != 1 || others.size() != 1) {
-        fail(ErrorCode::usage, "{} holds no array for input '{}'; it holds {}", path, name,
+        fail(ErrorCode::invalid_model, "{} holds no array for input '{}'; it holds {}", path, name,
              names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")));
       }
       from = others[0];
     }
     Tensor tensor = archive.read(from);
-    if (type.dtype != DType::undefined && tensor.dtype() != type.dtype &&
-        is_comparable(tensor.dtype()) && is_comparable(type.dtype)) {
+    if (type.dtype != DType::undefined && tensor.dtype() != type.dtype) {
+      if (!converts_by_itself(tensor.dtype(), type.dtype)) {
+        fail(ErrorCode::invalid_model, "array '{}' of {} is {}, but the model takes '{}' as {}",
+             from, path, info(tensor.dtype()).name, name, info(type.dtype).name);
+      }
       tensor = convert(tensor, type.dtype);
     }
     feeds.push_back({name, std::move(tensor)});
@@ -117,7 +121,13 @@ class Once {
   Once(Session& session, bool keep) : session_(session), keep_(keep) {}
   std::vector<Tensor> run(const std::vector<NamedTensor>& feeds) {
     if (keep_ && first_.empty()) first_ = feeds;
-    return session_.run(feeds);
+    try {
+      return session_.run(feeds);
+    } catch (const Error& error) {
+      // What a caller of the library did wrong is the data's fault here.
+      if (error.code() != ErrorCode::usage) throw;
+      throw Error(ErrorCode::invalid_model, error.message());
+    }
   }
   // Writes a run of its own on the first feeds.
   void write_trace(const std::string& path, const std::string& model) {
@@ -204,6 +214,7 @@ int run(const Command& command) {
   }
   if (!command.profile.empty()) check_trace_path(command.profile);
   const Model model = read_onnx(command.model);
+  check_input_shapes(flags, {&model});
   Session session(model, session_options(flags, chosen_device(flags)));
   Once once(session, !command.profile.empty());
   Outputs outputs(session.output_names());

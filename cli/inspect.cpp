@@ -392,6 +392,7 @@ int run(const Command& command) {
     fail(ErrorCode::usage, "no model; name one, or --ops, or --passes");
   }
   Model model = read_onnx(command.model);
+  check_input_shapes(command.flags, {&model});
   Json json = describe(model, command.model, command.tensors);
   std::string text;
   if (command.explain) {

@@ -103,6 +103,7 @@ class JobRun {
     gates_ = read_gates(flags_);
     check_output(job_.model, flags_);
     input_ = read_onnx(job_.model);
+    check_input_shapes(flags_, {&input_});
     if (!flags_.dry_run) {
       hash_ = std::async(std::launch::async, [path = job_.model] { return sha256_file(path); });
     }
@@ -240,6 +241,7 @@ class JobRun {
     Recipe resolved = job_.recipe;
     report_.recipe = resolved.to_json();
     report_.recipe["steps"] = result.resolved_steps;
+    if (!job_.verification.is_null()) report_.recipe["steps"].push_back(job_.verification);
     report_.reference = summarize(input_, job_.model);
     for (const PassRecord& pass : result.passes) {
       PassSummary row{pass.name, pass.step, pass.seconds, pass.changed, {}, pass.details};

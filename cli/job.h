@@ -12,6 +12,7 @@ struct Job {
   std::string command;  // "quantize"
   std::string model;
   Recipe recipe;
+  Json verification = nullptr;  // the recipe's last step, {"verify": {...}}, for the report
 };
 
 // The exit code; failures are thrown.

@@ -26,10 +26,17 @@ std::vector<const CLI::Option*> flags_of(const CLI::App& command) {
 
 bool takes_value(const CLI::Option& option) { return option.get_type_size() != 0; }
 
-// "FILE" of "FILE:some condition".
+// "FILE" of "FILE:INT in [1 - 9]" and of "FILE:{a,b}": CLI11 appends what its checks say. Our own
+// names may have colons, as NAME[:AXIS].
 std::string value_name(const CLI::Option& option) {
   const std::string name = option.get_type_name();
-  return name.substr(0, name.find(':'));
+  for (size_t at = name.find(':'); at != std::string::npos; at = name.find(':', at + 1)) {
+    const std::string_view rest = std::string_view(name).substr(at + 1);
+    if (rest.starts_with('{') || rest.find(" in [") != std::string_view::npos) {
+      return name.substr(0, at);
+    }
+  }
+  return name;
 }
 
 // "a|b|c" where that is the list of all values; else nothing.

@@ -36,6 +36,21 @@ constexpr ReadyRecipe kReady[] = {
          {"quantize": {"weights": "int8"}}]})"},
 };
 
+constexpr std::string_view kVerify = "verify";
+constexpr OptionDef kVerifyOptions[] = {
+    {"gate", OptionType::list, "", "conditions, as top1_drop<=1%; more than those of \"gates\""},
+    {"time-budget", OptionType::number, "30", "most seconds for timing; 0 leaves timing out",
+     "0..1000000"},
+    {"eval-samples", OptionType::integer, "",
+     "samples for verification, evenly spaced; without it all, up to 1000", "1..1099511627776"},
+    {"batch", OptionType::integer, "1", "samples in one run", "1..1073741824"},
+    {"metric-output", OptionType::text, "",
+     "NAME or NAME:AXIS: the output whose arg-max and labels count, and its class axis"},
+    {"device", OptionType::choice, "cpu", "where models run; all: the CPU, and a GPU beside it",
+     "cpu|cuda|all"},
+    {"no-lower", OptionType::flag, "", "run op by op with reference kernels"},
+};
+
 Json type_schema(const OptionDef& def) {
   switch (def.type) {
     case OptionType::flag:
@@ -69,23 +84,29 @@ Json type_schema(const OptionDef& def) {
   return Json::object();
 }
 
+Json step_schema(std::string_view name, std::string_view summary, std::span<const OptionDef> defs) {
+  Json options = {{"type", "object"}, {"additionalProperties", false}};
+  for (const OptionDef& def : defs) {
+    Json row = type_schema(def);
+    row["description"] = def.help;
+    if (!def.fallback.empty()) row["default"] = option_from_text(def, def.fallback);
+    options["properties"][std::string(def.name)] = row;
+  }
+  return {{"type", "object"},
+          {"description", summary},
+          {"required", {name}},
+          {"additionalProperties", false},
+          {"properties", {{std::string(name), options}}}};
+}
+
 // From the rows that flags and help are made from.
 Json recipe_schema() {
   Json steps = Json::array();
   for (const StepDef& step : all_steps()) {
-    Json options = {{"type", "object"}, {"additionalProperties", false}};
-    for (const OptionDef& def : step.options) {
-      Json row = type_schema(def);
-      row["description"] = def.help;
-      if (!def.fallback.empty()) row["default"] = option_from_text(def, def.fallback);
-      options["properties"][std::string(def.name)] = row;
-    }
-    steps.push_back({{"type", "object"},
-                     {"description", step.summary},
-                     {"required", {step.name}},
-                     {"additionalProperties", false},
-                     {"properties", {{std::string(step.name), options}}}});
+    steps.push_back(step_schema(step.name, step.summary, step.options));
   }
+  steps.push_back(step_schema(
+      kVerify, "last: how what the other steps made is compared with the input", kVerifyOptions));
   Json roles = Json::object();
   for (const char* role : {"data", "calibration", "eval", "train", "labels"}) {
     roles[role] = {{"type", "string"}};
@@ -112,6 +133,35 @@ Json recipe_schema() {
 }  // namespace
 
 std::span<const ReadyRecipe> ready_recipes() { return kReady; }
+
+std::span<const OptionDef> verify_options() { return kVerifyOptions; }
+
+Json take_verification(Recipe& recipe, CommonFlags& flags,
+                       const std::function<bool(const std::string&)>& given) {
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    if (recipe.steps[i].name != kVerify || (i + 1 == recipe.steps.size() && i > 0)) continue;
+    fail(ErrorCode::usage, "recipe: {}",
+         recipe.steps.size() == 1 ? "there is nothing to verify but a step before it; to compare "
+                                    "two models use compress verify"
+                                  : "the step 'verify' comes last, after what it is to verify");
+  }
+  if (recipe.steps.empty() || recipe.steps.back().name != kVerify) return nullptr;
+  const Step step = recipe.steps.back();
+  recipe.steps.pop_back();
+  const Options options = in_context([] { return "step verify"; },
+                                     [&] { return Options(kVerifyOptions, step.options); });
+  const auto wanted = [&](std::string_view name) {
+    return options.given(name) && !given("--" + std::string(name));
+  };
+  if (wanted("time-budget")) flags.time_budget = options.number("time-budget");
+  if (wanted("eval-samples")) flags.eval_samples = options.integer("eval-samples");
+  if (wanted("batch")) flags.batch = options.integer("batch");
+  if (wanted("metric-output")) flags.metric_output = options.text("metric-output");
+  if (wanted("device")) flags.device = options.text("device");
+  if (wanted("no-lower")) flags.no_lower = options.flag("no-lower");
+  for (const std::string& gate : options.list("gate")) flags.gates.push_back(gate);
+  return Json{{std::string(kVerify), step.options}};
+}
 
 NamedRecipe load_recipe(const std::string& name) {
   const std::filesystem::path path(name);

@@ -50,8 +50,9 @@ Run add_run(CLI::App& program) {
       "  compress run model.onnx -o out.onnx --recipe recipe.json\n"
       "with recipe.json:\n"
       "  {\"schema\": \"compress.recipe/1\",\n"
-      "   \"steps\": [{\"prune\": {\"sparsity\": 0.3}}, {\"quantize\": {\"mode\": \"static\"}}],\n"
-      "   \"data\": \"test.npz\", \"gates\": [\"top1_drop<=1%\"]}\n"
+      "   \"steps\": [{\"prune\": {\"sparsity\": 0.3}}, {\"quantize\": {\"mode\": \"static\"}},\n"
+      "             {\"verify\": {\"gate\": [\"top1_drop<=1%\"], \"time-budget\": 5}}],\n"
+      "   \"data\": \"test.npz\"}\n"
       "Options of a step are the long flags of its command. Every report holds its recipe.\n");
   auto state = std::make_shared<Command>();
   command->add_option("MODEL", state->model, "the model to read (.onnx)")->required();
@@ -72,10 +73,16 @@ Run add_run(CLI::App& program) {
     job.recipe = named.recipe;
     CommonFlags& flags = state->flags;
     take_data(named, flags);
+    const std::vector<std::string> on_line = flags.gates;
+    job.verification = take_verification(
+        job.recipe, flags, [&](const std::string& flag) { return command->count(flag) > 0; });
     if (command->count("--seed") > 0) job.recipe.seed = flags.seed;
     flags.seed = job.recipe.seed;
+    // Those of the step stay with it; the report's recipe lists the others.
+    std::vector<std::string> gates = job.recipe.gates;
+    gates.insert(gates.end(), on_line.begin(), on_line.end());
     flags.gates.insert(flags.gates.begin(), job.recipe.gates.begin(), job.recipe.gates.end());
-    job.recipe.gates = flags.gates;
+    job.recipe.gates = std::move(gates);
     return run_job(std::move(job), flags);
   };
 }

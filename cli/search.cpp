@@ -77,6 +77,7 @@ class SearchRun {
     gates_ = read_gates(flags_);
     check_paths();
     input_ = read_onnx(job_.model);
+    check_input_shapes(flags_, {&input_});
     open();
     read_state();
     check_existing();

@@ -47,6 +47,7 @@ int run(const Command& command) {
     fail(ErrorCode::usage, "--plot {}: the name ends in .svg", command.plot);
   }
   const Model input = read_onnx(command.model);
+  check_input_shapes(flags, {&input});
   JobData data = open_data(flags, input, true);
   if (data.evaluation == nullptr || data.calibration == nullptr) {
     fail(ErrorCode::usage, "sensitivity is measured on samples; give --data");

@@ -250,7 +250,7 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
   if (extras.onnxruntime) {
     return verify_elsewhere(reference, candidate, data, flags, progress, report, extras);
   }
-  const std::vector<NamedTensor> feed = timing_feed(reference, data, flags, flags.batch);
+  std::vector<NamedTensor> feed;
   {
     const SessionOptions options = session_options(flags, chosen_device(flags));
     Session reference_session = in_context([&] { return "the reference, " + reference.path; },
@@ -265,6 +265,7 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
     }
     progress.clear();
     try {
+      feed = timing_feed(reference, data, flags, flags.batch);
       run_timing(reference_session, candidate_session, feed, flags, report);
       if (extras.explain) {
         report.explanation =
@@ -279,8 +280,10 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
       // Noise of a guessed shape may not fit the model; that proves nothing against the result.
       if (data.evaluation != nullptr || error.code() == ErrorCode::internal) throw;
       report.weights = compare_weights(reference, candidate);
-      report.notes.push_back(
-          fmt::format("not run: {}; name sizes with --input-shape, or give --data", error.what()));
+      const std::string why = error.what();
+      const bool told = why.find("--input-shape") != std::string::npos;
+      report.notes.push_back("not run: " + why +
+                             (told ? "" : "; name sizes with --input-shape, or give --data"));
       return;
     }
   }

@@ -98,6 +98,7 @@ int run(const Command& command) {
   const GateSet gates = read_gates(flags);
   const Model reference = read_onnx(command.reference);
   Model candidate = read_onnx(command.candidate);
+  check_input_shapes(flags, {&reference, &candidate});
   require_same_inputs(reference, candidate);
   if (extras.explain) name_nodes(candidate);
   JobData data = open_data(flags, reference, false);

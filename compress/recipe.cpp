@@ -42,6 +42,11 @@ Limits limits_of(const OptionDef& def) {
   return limits;
 }
 
+bool is_fraction(const OptionDef& def) {
+  const Limits limits = limits_of(def);
+  return limits.min >= 0 && limits.max <= 1;
+}
+
 std::string_view expected(OptionType type) {
   switch (type) {
     case OptionType::flag:
@@ -237,9 +242,13 @@ Json option_from_text(const OptionDef& def, std::string_view text) {
     }
     case OptionType::number: {
       double value = 0;
-      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-      if (error != std::errc() || end != text.data() + text.size()) mistyped();
-      return checked(def, value);
+      const char* stop = text.data() + text.size();
+      // Fractions may be written as percentages: 50% is 0.5.
+      const bool percent = is_fraction(def) && text.ends_with('%');
+      if (percent) --stop;
+      const auto [end, error] = std::from_chars(text.data(), stop, value);
+      if (error != std::errc() || end != stop) mistyped();
+      return checked(def, percent ? value / 100 : value);
     }
     case OptionType::text:
     case OptionType::choice:

@@ -17,7 +17,8 @@ namespace {
 constexpr int64_t kMaxBodyNodes = 1'000'000;
 
 std::string label(const Node& node, int opset) {
-  return fmt::format("node '{}': operator {}{} of opset {}", node.name,
+  return fmt::format("{}operator {}{} of opset {}",
+                     node.name.empty() ? "" : "node '" + node.name + "': ",
                      node.domain.empty() ? "" : node.domain + ".", node.op_type, opset);
 }
 

@@ -3,6 +3,8 @@
 #include <limits>
 #include <unordered_map>
 
+#include "compress/graph/label.h"
+#include "compress/graph/limits.h"
 #include "formats/onnx.h"
 #include "formats/onnx_check.h"
 #include "formats/onnx_fields.h"
@@ -15,13 +17,13 @@ namespace {
 
 namespace field = onnx_field;
 
-// After inlining; a few kilobytes of functions that call each other ten times reach any number.
-constexpr int64_t kMaxInlinedNodes = 1'000'000;
 // Above these, strict shape inference would take more than a second or two and is left out
 // (measured: 1.4 s where calls of functions amount to 100,000 nodes, 0.8 s for the whole reading of
 // a chain of as many); operators infer shapes again before they run.
 constexpr int64_t kMaxInferredNodes = 200'000;
 constexpr int64_t kMaxInferredCalls = 20'000;
+
+std::string_view shown(std::string_view domain) { return domain.empty() ? "ai.onnx" : domain; }
 
 void read_opset(std::string_view wire, std::map<std::string, int>& opsets) {
   std::string domain;
@@ -32,14 +34,14 @@ void read_opset(std::string_view wire, std::map<std::string, int>& opsets) {
     if (f.number == field::opset::version) version = f.int64();
   }
   if (version < 1 || version > std::numeric_limits<int>::max()) {
-    fail(ErrorCode::invalid_model, "opset {} of domain '{}' cannot be", version, domain);
+    fail(ErrorCode::invalid_model, "opset {} of domain '{}' cannot be", version, shown(domain));
   }
   if (domain.empty() && version > newest_opset()) {
     fail(ErrorCode::unsupported, "opset {} is newer than the newest known one, {}", version,
          newest_opset());
   }
   if (!opsets.emplace(domain, static_cast<int>(version)).second) {
-    fail(ErrorCode::invalid_model, "domain '{}' is imported twice", domain);
+    fail(ErrorCode::invalid_model, "domain '{}' is imported twice", shown(domain));
   }
 }
 
@@ -101,7 +103,7 @@ void declare_outputs(const std::vector<std::string_view>& nodes, Graph& graph) {
 
 class CallCheck {
  public:
-  explicit CallCheck(const Model& model) : model_(model) {
+  explicit CallCheck(const Model& model) : model_(model), limit_(max_inlined_nodes(model)) {
     for (size_t i = 0; i < model.functions.size(); ++i) {
       const Function& f = model.functions[i];
       if (!index_.emplace(key(f.domain, f.name, f.overload), i).second) {
@@ -129,17 +131,17 @@ class CallCheck {
     int64_t total = 0;
     for (NodeId id = 0; id < graph.node_slots(); ++id) {
       const Node& node = graph.node(id);
-      total += node_size(node, depth);
+      total += node_size(graph, node, depth);
       for (const Body& body : node.bodies) total += graph_size(*body.graph, depth);
-      if (total > kMaxInlinedNodes && !index_.empty()) {
+      if (total > limit_ && !index_.empty()) {
         fail(ErrorCode::unsupported, "inlining the model's functions gives more than {} nodes",
-             kMaxInlinedNodes);
+             limit_);
       }
     }
     return total;
   }
 
-  int64_t node_size(const Node& node, int depth) {
+  int64_t node_size(const Graph& graph, const Node& node, int depth) {
     if (index_.empty()) return 1;
     const auto row = index_.find(key(node.domain, node.op_type, node.overload));
     if (row == index_.end()) return 1;
@@ -152,9 +154,9 @@ class CallCheck {
     if (node.inputs.size() > function.inputs.size() ||
         node.outputs.size() > function.outputs.size()) {
       fail(ErrorCode::invalid_model,
-           "node '{}' calls function '{}' of {} inputs and {} outputs with {} and {}", node.name,
-           function.name, function.inputs.size(), function.outputs.size(), node.inputs.size(),
-           node.outputs.size());
+           "{} calls function '{}' of {} inputs and {} outputs with {} and {}",
+           describe(graph, node), function.name, function.inputs.size(), function.outputs.size(),
+           node.inputs.size(), node.outputs.size());
     }
     if (size == kUnknown) {
       size = kOpen;
@@ -165,6 +167,7 @@ class CallCheck {
   }
 
   const Model& model_;
+  int64_t limit_;
   std::unordered_map<std::string, size_t> index_;
   std::vector<int64_t> sizes_;
 };

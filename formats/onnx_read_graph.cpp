@@ -1,5 +1,6 @@
 #include <unordered_set>
 
+#include "compress/graph/label.h"
 #include "formats/onnx_fields.h"
 #include "formats/onnx_reader.h"
 #include "formats/onnx_types.h"
@@ -241,10 +242,6 @@ Body read_body(AttributeWire& a, const GraphScope& scope, ReadState& state) {
   return body;
 }
 
-std::string describe(const Node& node) {
-  return fmt::format("node '{}' of type {}", node.name, node.op_type);
-}
-
 void read_node_attribute(std::string_view wire, Node& node, GraphScope& scope, ReadState& state) {
   AttributeWire a = scan_attribute(wire);
   settle_type(a);
@@ -311,9 +308,9 @@ void read_node(std::string_view wire, GraphScope& scope, ReadState& state) {
     }
   }
   if (node.op_type.empty()) {
-    fail(ErrorCode::invalid_model, "node '{}' has no operator type", node.name);
+    fail(ErrorCode::invalid_model, "{} has no operator type", describe(scope.graph, node));
   }
-  in_context([&] { return describe(node); },
+  in_context([&] { return describe(scope.graph, node); },
              [&] {
                if (node.outputs.empty()) fail(ErrorCode::invalid_model, "it has no outputs");
                check_attribute_names(attributes);

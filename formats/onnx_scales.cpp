@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 
 namespace compress {
 namespace {
@@ -49,8 +50,8 @@ void check_slot(const Graph& graph, const Node& node, size_t slot, bool is_signe
   if (scale == nullptr || (scale->dtype() != DType::float32 && !is_half(scale->dtype()))) return;
   for (const double value : scale->to_doubles()) {
     if (is_good(value) || (is_signed && std::isfinite(value))) continue;
-    fail(ErrorCode::invalid_model, "scale '{}' of node '{}' ({}) is {}",
-         graph.value(node.inputs[slot]).name, node.name, node.op_type, value);
+    fail(ErrorCode::invalid_model, "scale '{}' of {} is {}", graph.value(node.inputs[slot]).name,
+         describe(graph, node), value);
   }
 }
 

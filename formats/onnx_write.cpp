@@ -117,7 +117,10 @@ void convert_opset(Model& model, int opset) {
   }
   // The converter drops them.
   if (!model.functions.empty()) {
-    fail(ErrorCode::unsupported, "opset conversion of a model with functions of its own");
+    fail(ErrorCode::unsupported,
+         "the version converter would drop the model's functions; compress optimize --opset {} "
+         "inlines them first",
+         opset);
   }
   PayloadPlan plan;
   plan.kind = PayloadPlan::Kind::held;

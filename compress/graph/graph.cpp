@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 
 namespace compress {
 namespace {
@@ -100,8 +101,8 @@ const std::vector<NodeId>& Graph::order() const {
       const NodeId producer = value(read).producer;
       if (producer == kNoNode || state[static_cast<size_t>(producer)] == kDone) continue;
       if (state[static_cast<size_t>(producer)] == kOpen) {
-        fail(ErrorCode::invalid_model, "the graph has a cycle through node '{}'",
-             node(producer).name);
+        fail(ErrorCode::invalid_model, "the graph has a cycle through {}",
+             describe(*this, node(producer)));
       }
       state[static_cast<size_t>(producer)] = kOpen;
       stack.push_back({producer, 0});
@@ -164,8 +165,8 @@ NodeId Graph::new_node(Node node) {
     if (stored.outputs[i] == kNoValue) continue;
     Value& output = values_[static_cast<size_t>(stored.outputs[i])];
     if (output.producer != kNoNode || output.is_constant() || output.is_input) {
-      fail(ErrorCode::invalid_model, "value '{}' is produced twice, the second time by node '{}'",
-           output.name, stored.name);
+      fail(ErrorCode::invalid_model, "value '{}' is produced twice, the second time by {}",
+           output.name, describe(*this, stored));
     }
     output.producer = id;
   }

@@ -13,8 +13,9 @@ const T* typed(const Node& node, std::string_view name) {
   if (value == nullptr) return nullptr;
   const T* as = std::get_if<T>(value);
   if (as == nullptr) {
-    fail(ErrorCode::invalid_model, "attribute '{}' of {} node '{}' has the wrong type", name,
-         node.op_type, node.name);
+    fail(ErrorCode::invalid_model, "attribute '{}' of {} has the wrong type", name,
+         node.name.empty() ? "a nameless " + node.op_type
+                           : node.op_type + " node '" + node.name + "'");
   }
   return as;
 }

@@ -56,6 +56,13 @@ ConvShape read_conv(const NodeContext& c, const Shape& x, const Shape& w) {
   return shape;
 }
 
+void check_conv_bias(const NodeContext& c, int slot, int64_t channels) {
+  if (!c.has_input(slot) || !c.in(slot).is_concrete() || channels < 0) return;
+  if (c.shape(slot).count() == channels) return;
+  c.invalid(fmt::format("a bias of shape {} for {} output channels", c.shape(slot).to_string(),
+                        channels));
+}
+
 namespace {
 
 // Input, weights and output type of the convolutions; `w_slot` and the type differ.
@@ -66,7 +73,10 @@ void infer_conv_as(NodeContext& c, int w_slot, DType dtype) {
   c.set_output(0, dtype, window_output(shape.window, shape.batch, c.shape(w_slot)[0]));
 }
 
-void infer_conv(NodeContext& c) { infer_conv_as(c, 1, c.dtype(0)); }
+void infer_conv(NodeContext& c) {
+  infer_conv_as(c, 1, c.dtype(0));
+  if (c.in(1).has_shape && c.shape(1).rank() > 0) check_conv_bias(c, 2, c.shape(1)[0]);
+}
 void infer_conv_integer(NodeContext& c) { infer_conv_as(c, 1, DType::int32); }
 
 Kernel prepare_conv(const NodeContext& c) {
@@ -127,6 +137,7 @@ void infer_conv_transpose(NodeContext& c) {
   if (s.group_out >= 0 && __builtin_mul_overflow(s.group_out, s.groups, &channels)) {
     c.invalid("too many output channels");
   }
+  check_conv_bias(c, 2, channels);
   c.set_output(0, c.dtype(0), window_output(s.window, s.batch, channels));
 }
 

@@ -22,6 +22,8 @@ struct ConvShape {
 // Checks x [N, C, ...], w [M, C / groups, ...] and fills the shape. REQUIRES known ranks; unknown
 // dimensions stay unknown.
 ConvShape read_conv(const NodeContext& c, const Shape& x, const Shape& w);
+// Fails (invalid_model) where the bias in `slot` is known not to have a number a channel.
+void check_conv_bias(const NodeContext& c, int slot, int64_t channels);
 
 namespace conv_loops {
 

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "compress/ops/fold.h"
 #include "compress/ops/op.h"
 #include "compress/ops/partial.h"
@@ -76,9 +77,10 @@ struct TypeInference::State {
     }
     try {
       infer_node(*op, context);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::unsupported) throw;
-      return set_unknown(node);
+    } catch (Error& error) {
+      if (error.code() == ErrorCode::unsupported) return set_unknown(node);
+      if (node.name.empty()) error.add_context(describe(graph, node));
+      throw;
     }
     const bool foldable = is_foldable(context, kMaxFoldBytes);
     if (!foldable) visit_partial(context);

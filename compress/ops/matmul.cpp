@@ -208,7 +208,24 @@ void infer_gemm(NodeContext& c) {
   require_inputs(c, 2);
   if (!known_rank(c, 0, 2) || !known_rank(c, 1, 2)) return c.set_output(0, c.dtype(0));
   infer_product(c, c.dtype(0), flag(c, "transA"), flag(c, "transB"));
+  check_gemm_bias(c, 2, c.output_types[0].shape);
 }
+
+}  // namespace
+
+void check_gemm_bias(const NodeContext& c, int slot, const Shape& out) {
+  if (!c.has_input(slot) || !c.in(slot).has_shape) return;
+  const Shape& bias = c.shape(slot);
+  bool fits = bias.rank() <= out.rank();
+  for (int i = 1; fits && i <= bias.rank(); ++i) {
+    const int64_t ours = bias[bias.rank() - i], theirs = out[out.rank() - i];
+    fits = ours == 1 || ours < 0 || theirs < 0 || ours == theirs;
+  }
+  if (fits) return;
+  c.invalid(fmt::format("C has shape {}, the result {}", bias.to_string(), out.to_string()));
+}
+
+namespace {
 
 // Strides of C when it is broadcast to [m, n].
 struct Bias {
@@ -218,10 +235,8 @@ struct Bias {
 
 Bias read_bias(const NodeContext& c, const Shape& out) {
   if (!c.has_input(2)) return {};
+  check_gemm_bias(c, 2, out);
   const Shape& shape = c.shape(2);
-  if (shape.rank() > 2 || broadcast(shape, out) != out) {
-    c.invalid(fmt::format("C has shape {}, the result {}", shape.to_string(), out.to_string()));
-  }
   Bias bias;
   const int rank = shape.rank();
   if (rank >= 1 && shape[rank - 1] != 1) bias.column = 1;

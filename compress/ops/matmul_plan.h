@@ -26,6 +26,8 @@ struct MatMulPlan {
 // stay unknown. Fails (invalid_model) where the shapes do not fit.
 Shape matmul_output(const NodeContext& c, const Shape& a, const Shape& b, bool transpose_a = false,
                     bool transpose_b = false);
+// Fails (invalid_model) where the addend in `slot` (Gemm's C) cannot be broadcast to the result.
+void check_gemm_bias(const NodeContext& c, int slot, const Shape& out);
 // REQUIRES concrete shapes.
 MatMulPlan plan_matmul(const NodeContext& c, const Shape& a, const Shape& b,
                        bool transpose_a = false, bool transpose_b = false);

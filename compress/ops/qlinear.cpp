@@ -54,6 +54,7 @@ void infer_qlinear_conv(NodeContext& c) {
   const DType dtype = c.dtype(7);
   if (!c.in(0).has_shape || !c.in(3).has_shape) return c.set_output(0, dtype);
   const ConvShape shape = read_conv(c, c.shape(0), c.shape(3));
+  check_conv_bias(c, 8, c.shape(3)[0]);
   c.set_output(0, dtype, window_output(shape.window, shape.batch, c.shape(3)[0]));
 }
 
@@ -208,6 +209,7 @@ void infer_qgemm(NodeContext& c) {
   if (!known_rank(c, 0, 2) || !known_rank(c, 3, 2)) return c.set_output(0, dtype);
   c.set_output(0, dtype,
                matmul_output(c, c.shape(0), c.shape(3), flag(c, "transA"), flag(c, "transB")));
+  check_gemm_bias(c, 6, c.output_types[0].shape);
 }
 
 void to_float_rows(const ProductPlan& p, const KernelArgs& args, const uint32_t* acc, float alpha,

@@ -6,6 +6,7 @@ namespace compress::ops {
 
 std::string label(const NodeContext& context) {
   const Node& node = context.node();
+  if (node.name.empty()) return printable(node.op_type);
   return fmt::format("{} '{}'", printable(node.op_type), printable(node.name));
 }
 

@@ -93,6 +93,10 @@ const std::vector<const OpDef*>& index() {
 // "ai.onnx" is another spelling of the default domain.
 std::string_view canonical(std::string_view domain) { return domain == "ai.onnx" ? "" : domain; }
 
+std::string named(const Node& node) {
+  return node.name.empty() ? "" : fmt::format("node '{}': ", printable(node.name));
+}
+
 }  // namespace
 
 std::span<const std::span<const OpDef>> op_families() { return families(); }
@@ -125,13 +129,12 @@ const OpDef& op_of(const Node& node, const Model& model) {
   std::set<std::string_view> names;
   for (const OpDef* op : index()) names.insert(op->name);
   if (names.count(node.op_type) > 0) {
-    fail(ErrorCode::unsupported,
-         "node '{}': operator {} of opset {} of domain '{}' is not supported", printable(node.name),
-         printable(node.op_type), opset, printable(node.domain));
+    fail(ErrorCode::unsupported, "{}operator {} of opset {} of domain '{}' is not supported",
+         named(node), printable(node.op_type), opset, printable(node.domain));
   }
   const std::vector<std::string_view> candidates(names.begin(), names.end());
   const std::string_view near = nearest(node.op_type, candidates);
-  fail(ErrorCode::unsupported, "node '{}': operator {}{} is not supported{}", printable(node.name),
+  fail(ErrorCode::unsupported, "{}operator {}{} is not supported{}", named(node),
        node.domain.empty() ? "" : printable(node.domain) + ".", printable(node.op_type),
        near.empty() ? "" : fmt::format(" (the nearest that there is: {})", near));
 }

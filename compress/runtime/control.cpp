@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "compress/error.h"
 #include "compress/runtime/executor.h"
@@ -9,8 +10,10 @@
 namespace compress::runtime {
 namespace {
 
-// A loop that a broken model never leaves ends here.
+// Loops that a broken model never leaves end here: at once beyond the larger number, and beyond the
+// smaller one when the time is up. Loops of real models have one iteration a token, frame or box.
 constexpr int64_t kMaxIterations = 10'000'000;
+constexpr int64_t kFreeIterations = 100'000;
 
 size_t at(ValueId id) { return static_cast<size_t>(id); }
 
@@ -44,8 +47,17 @@ struct Carried {
 // proportional to what has been produced.
 struct Stacked {
   explicit Stacked(MemoryBudget* budget) : budget(budget) {}
+  Stacked(const Stacked&) = delete;
+  Stacked(Stacked&& other) noexcept
+      : budget(other.budget),
+        bytes(std::move(other.bytes)),
+        taken(std::exchange(other.taken, 0)),
+        item(std::move(other.item)),
+        count(other.count) {}
+  ~Stacked() { budget->give(taken); }
   MemoryBudget* budget;
   std::vector<std::byte> bytes;
+  uint64_t taken = 0;
   TypeInfo item;
   int64_t count = 0;
 
@@ -57,9 +69,11 @@ struct Stacked {
            item.shape.to_string(), view.shape.to_string());
     }
     if (is_sub_byte(view.dtype)) fail(ErrorCode::unsupported, "a scan output of a sub-byte type");
-    if (bytes.size() + view.bytes() > bytes.capacity()) {
-      budget->take(view.bytes());
-      budget->give(view.bytes());
+    if (const uint64_t needed = bytes.size() + view.bytes(); needed > taken) {
+      const uint64_t larger = std::max(needed, 2 * taken);
+      budget->take(larger - taken);
+      taken = larger;
+      bytes.reserve(larger);
     }
     const auto* from = static_cast<const std::byte*>(view.data);
     bytes.insert(bytes.end(), from, from + view.bytes());
@@ -108,6 +122,21 @@ size_t element_bytes(DType dtype) {
 }
 
 }  // namespace
+
+void LoopWatch::next() {
+  if (++iterations <= kFreeIterations) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (iterations == kFreeIterations + 1) counted_from = now;
+  if (iterations > kMaxIterations) {
+    fail(ErrorCode::unsupported, "its loops do not end within {} iterations", kMaxIterations);
+  }
+  if (std::chrono::duration<double>(now - counted_from).count() > max_seconds) {
+    fail(ErrorCode::unsupported,
+         "its loops do not end within {} iterations and another {:g} s; a larger --time-budget "
+         "lets them go on",
+         kFreeIterations, max_seconds);
+  }
+}
 
 Executor& Executor::body(const Node& node, std::string_view attribute) {
   const Graph* graph = find_body(node, attribute).graph.get();
@@ -190,7 +219,8 @@ void Executor::run_loop(const Node& node, const RunOptions& options) {
     if (!present(2 + i)) fail(ErrorCode::invalid_model, "an initial value is missing");
     carried.back().assign(plan_->views[at(node.inputs[2 + i])]);
   }
-  std::vector<Stacked> stacked(outputs - 1 - carried_count, Stacked(budget_));
+  std::vector<Stacked> stacked;
+  for (size_t i = 1 + carried_count; i < outputs; ++i) stacked.emplace_back(budget_);
   // The body may declare the counter and the condition with one dimension.
   const auto scalar_shape = [&](size_t i) {
     const TypeInfo& type = graph.value(executor.feeds()[i]).type;
@@ -198,9 +228,7 @@ void Executor::run_loop(const Node& node, const RunOptions& options) {
   };
   int64_t iteration = 0;
   for (; going != 0 && iteration < trips; ++iteration) {
-    if (iteration == kMaxIterations) {
-      fail(ErrorCode::unsupported, "it does not end within {} iterations", kMaxIterations);
-    }
+    if (options.loops != nullptr) options.loops->next();
     feeds[0] = {DType::int64, scalar_shape(0), &iteration};
     feeds[1] = {DType::boolean, scalar_shape(1), &going};
     for (size_t i = 0; i < carried_count; ++i) feeds[2 + i] = carried[i].view;
@@ -286,8 +314,10 @@ void Executor::run_scan(const Node& node, const RunOptions& options) {
     slices.back().block.reserve(byte_size(whole.dtype, static_cast<uint64_t>(shape.count())));
     slices.back().view = {whole.dtype, shape, slices.back().block.data()};
   }
-  std::vector<Stacked> stacked(stacks, Stacked(budget_));
+  std::vector<Stacked> stacked;
+  for (size_t i = 0; i < stacks; ++i) stacked.emplace_back(budget_);
   for (int64_t t = 0; t < length; ++t) {
+    if (options.loops != nullptr) options.loops->next();
     for (size_t i = 0; i < states; ++i) feeds[i] = state[i].view;
     for (size_t i = 0; i < scans; ++i) {
       const TensorView& whole = plan_->views[at(node.inputs[states + i])];

@@ -1,6 +1,7 @@
 // Runs one graph: the main graph of a session, or a body of control flow.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,9 +15,19 @@
 
 namespace compress::runtime {
 
+// The iterations of all loops of one run: a broken model need not leave them.
+struct LoopWatch {
+  double max_seconds;  // after the first kFreeIterations
+  int64_t iterations = 0;
+  std::chrono::steady_clock::time_point counted_from = {};
+  // To be called before each iteration. Fails (unsupported).
+  void next();
+};
+
 struct RunOptions {
   const Session::Observer* observer = nullptr;
   bool timed = false;
+  LoopWatch* loops = nullptr;  // null: loops may go on
 };
 
 class Executor {

@@ -40,6 +40,11 @@ std::vector<Tensor> evaluate(const OpDef& op, const Node& node, int opset,
   NodeContext context = constant_context(node, opset, inputs);
   op.infer(context);
   const Kernel kernel = prepare_kernel(op, context);
+  constexpr uint64_t kMaxWorkspace = uint64_t{256} << 20;
+  if (kernel.workspace_bytes > std::max(max_bytes, kMaxWorkspace)) {
+    fail(ErrorCode::unsupported, "node '{}' ({}) needs {} bytes to be computed", node.name,
+         node.op_type, kernel.workspace_bytes);
+  }
 
   std::vector<TensorData> handles;
   std::vector<TensorView> input_views;

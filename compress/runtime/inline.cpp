@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
+#include "compress/graph/limits.h"
 
 namespace compress::runtime {
 namespace {
@@ -110,7 +112,7 @@ void connect_outputs(Graph& graph, NodeId call, const Function& function,
 
 class Inliner {
  public:
-  explicit Inliner(const Model& model) : model_(model) {}
+  explicit Inliner(const Model& model) : model_(model), limit_(max_inlined_nodes(model)) {}
 
   void run(Graph& graph, const Call* call, int depth) {
     if (depth > kMaxDepth) {
@@ -144,8 +146,9 @@ class Inliner {
  private:
   void count(int64_t nodes) {
     nodes_ += nodes;
-    if (nodes_ > kMaxNodes) {
-      fail(ErrorCode::unsupported, "inlining functions gives more than {} nodes", kMaxNodes);
+    if (nodes_ > limit_) {
+      fail(ErrorCode::unsupported, "inlining the model's functions gives more than {} nodes",
+           limit_);
     }
   }
 
@@ -158,6 +161,7 @@ class Inliner {
   }
 
   const Model& model_;
+  int64_t limit_;
   int64_t nodes_ = 0;
   std::vector<std::unique_ptr<Call>> calls_;
 };
@@ -174,7 +178,7 @@ void inline_call(Graph& graph, NodeId call, const Function& function, const Mode
   };
   for (const NodeId id : body.order()) {
     Node node = body.node(id);
-    node.name = graph.unique_node_name(prefix + "/" + node.name);
+    node.name = graph.unique_node_name(prefix + "/" + label(body, node));
     for (ValueId& input : node.inputs) input = mapped(input);
     for (ValueId& output : node.outputs) output = mapped(output);
     for (Body& inner : node.bodies) {

@@ -369,7 +369,8 @@ class Chains {
 
   void run() {
     const std::vector<NodeId> order = graph_.order();
-    for (size_t i = 0; i < order.size(); ++i) position_[order[i]] = i;
+    position_.resize(static_cast<size_t>(graph_.node_slots()));
+    for (size_t i = 0; i < order.size(); ++i) position_[static_cast<size_t>(order[i])] = i;
     for (auto id = order.rbegin(); id != order.rend(); ++id) {
       if (!graph_.node(*id).alive || !element_of(graph_, graph_.node(*id))) continue;
       fuse(*id);
@@ -385,10 +386,12 @@ class Chains {
     std::vector<ValueId> inputs;
   };
 
-  // The group of `root`, in the order of execution.
-  std::vector<NodeId> ordered(std::vector<NodeId> group) const {
-    std::sort(group.begin(), group.end(),
-              [&](NodeId a, NodeId b) { return position_.at(a) < position_.at(b); });
+  // The group and one more node, in the order of execution.
+  std::vector<NodeId> with(std::vector<NodeId> group, NodeId node) const {
+    const auto at = [&](NodeId id) { return position_[static_cast<size_t>(id)]; };
+    group.insert(std::upper_bound(group.begin(), group.end(), node,
+                                  [&](NodeId a, NodeId b) { return at(a) < at(b); }),
+                 node);
     return group;
   }
 
@@ -458,9 +461,7 @@ class Chains {
       for (const ValueId input : std::vector<ValueId>(built->inputs)) {
         const NodeId producer = graph_.value(input).producer;
         if (!joins(producer, input, group, out)) continue;
-        std::vector<NodeId> larger = group;
-        larger.push_back(producer);
-        larger = ordered(std::move(larger));
+        std::vector<NodeId> larger = with(group, producer);
         std::optional<Built> candidate = build(larger);
         if (!candidate) continue;
         group = std::move(larger);
@@ -487,7 +488,7 @@ class Chains {
   }
 
   Graph& graph_;
-  std::map<NodeId, size_t> position_;
+  std::vector<size_t> position_;  // of each node in the order of execution
 };
 
 }  // namespace

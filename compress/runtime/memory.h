@@ -19,6 +19,11 @@ struct MemoryBudget {
   void give(uint64_t bytes) { used -= bytes; }
 };
 
+// What a run may take where nobody says: in proportion to the model's file and to what it is fed,
+// so that a few bytes cannot ask for gigabytes, and never most of the machine's memory. A model
+// that was built in memory (file_bytes 0) is trusted up to that.
+uint64_t default_memory_limit(uint64_t file_bytes, uint64_t fed_bytes);
+
 // A 64-byte aligned block that only grows.
 class Block {
  public:

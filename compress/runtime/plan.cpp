@@ -18,6 +18,7 @@ namespace {
 // What is computed while planning may take this much, so that shape arithmetic vanishes from runs
 // but large tables are not made once a plan.
 constexpr uint64_t kMaxPlannedBytes = 1 << 20;
+constexpr uint64_t kMaxPlannedInAll = uint64_t{64} << 20;
 
 constexpr std::array<std::string_view, 5> kViewOps = {"Reshape", "Squeeze", "Unsqueeze", "Identity",
                                                       "Flatten"};
@@ -173,7 +174,8 @@ class Planner {
         bytes += byte_size(type.dtype, static_cast<uint64_t>(type.shape.count()));
       }
     }
-    if (bytes > kMaxPlannedBytes) return false;
+    if (bytes > kMaxPlannedBytes || planned_bytes_ > kMaxPlannedInAll) return false;
+    planned_bytes_ += bytes;
     std::vector<Tensor> inputs;
     for (const ValueId input : node.inputs) {
       if (input != kNoValue && !plan_.known[at(input)]) return false;
@@ -246,6 +248,7 @@ class Planner {
   const Model& model_;
   size_t output_count_;
   std::shared_ptr<Device> device_;
+  uint64_t planned_bytes_ = 0;
   Plan plan_;
 };
 

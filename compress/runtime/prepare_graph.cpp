@@ -1,5 +1,7 @@
 #include "compress/runtime/prepare_graph.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -81,25 +83,38 @@ void push_constants_into_bodies(Graph& graph) {
   }
 }
 
-void fold_constants(Graph& graph, const Model& model, bool keep_quantized) {
+uint64_t foldable_bytes(const Model& model) {
+  // Weights of 4 bits are 8 times as large in float32, and may be computed in two steps.
+  constexpr uint64_t kFreeBytes = uint64_t{64} << 20;
+  constexpr uint64_t kPerFileByte = 16;
+  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
+  if (model.file_bytes == 0 || model.file_bytes > kAny / 32) return kAny;
+  return kFreeBytes + kPerFileByte * model.file_bytes;
+}
+
+void fold_constants(Graph& graph, const Model& model, bool keep_quantized, uint64_t& left) {
   const std::vector<NodeId> order = graph.order();
   for (const NodeId id : order) {
     const Node& node = graph.node(id);
-    for (const Body& body : node.bodies) fold_constants(*body.graph, model, keep_quantized);
+    for (const Body& body : node.bodies) {
+      fold_constants(*body.graph, model, keep_quantized, left);
+    }
     if (!is_pure(node) || is_control_flow(node)) continue;
     if (keep_quantized && node.op_type == "DequantizeLinear") continue;
     std::vector<Tensor> inputs;
     if (!all_constant(graph, node, inputs)) continue;
     std::vector<Tensor> outputs;
     try {
-      outputs =
-          evaluate(row_of(node, model), node, node_opset(node, model), inputs, kMaxFoldedBytes);
+      outputs = evaluate(row_of(node, model), node, node_opset(node, model), inputs,
+                         std::min(kMaxFoldedBytes, left));
     } catch (const Error&) {
       continue;  // too large, or broken: said where it is run, if it is
     }
     const std::vector<ValueId> ids = node.outputs;
     for (size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] != kNoValue) graph.set_constant(ids[i], std::move(outputs[i]));
+      if (ids[i] == kNoValue) continue;
+      left -= std::min<uint64_t>(left, outputs[i].bytes());
+      graph.set_constant(ids[i], std::move(outputs[i]));
     }
     graph.erase(id);
   }

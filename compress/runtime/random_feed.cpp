@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <limits>
 #include <string_view>
 
 #include "compress/error.h"
@@ -86,12 +87,36 @@ int64_t open_dimension(const Shape& shape, int axis, int64_t batch) {
   return is_side ? kPictureSide : 1;
 }
 
+// Noise that the model alone asks for, in bytes; what a user asks for may be as large as it
+// likes. A picture or a volume that large comes with a network of some size.
+uint64_t most_noise(const Model& model, int64_t batch) {
+  constexpr uint64_t kFreeBytes = uint64_t{64} << 20;
+  constexpr uint64_t kPerFileByte = 64;
+  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
+  if (model.file_bytes == 0 || model.file_bytes > kAny / kPerFileByte / 2) return kAny;
+  uint64_t most = 0;
+  const uint64_t sample = kFreeBytes + kPerFileByte * model.file_bytes;
+  return __builtin_mul_overflow(sample, std::max<int64_t>(batch, 1), &most) ? kAny : most;
+}
+
+void take_noise(const Value& input, const Shape& shape, uint64_t& left) {
+  const uint64_t bytes = byte_size(input.type.dtype, static_cast<uint64_t>(shape.count()));
+  if (bytes > left) {
+    fail(ErrorCode::unsupported,
+         "input '{}' {}{} wants {} bytes of noise, which is more than such a small model is given; "
+         "insist on the shape with --input-shape, or give data",
+         input.name, info(input.type.dtype).name, shape.to_string(), bytes);
+  }
+  left -= bytes;
+}
+
 }  // namespace
 
 std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::string, Shape>& shapes,
                                      uint64_t seed, int64_t batch) {
   std::vector<NamedTensor> feeds;
   Random random(seed);
+  uint64_t left = most_noise(model, batch);
   for (const ValueId id : model.graph.inputs()) {
     const Value& value = model.graph.value(id);
     if (value.is_constant()) continue;
@@ -99,9 +124,16 @@ std::vector<NamedTensor> random_feed(const Model& model, const std::map<std::str
     if (const auto row = shapes.find(value.name); row != shapes.end()) {
       shape = row->second;
     } else {
+      if (!value.type.has_shape) {
+        fail(ErrorCode::unsupported,
+             "the model does not say what shape its input '{}' has, so no noise can be made for "
+             "it; name the shape with --input-shape, or give data",
+             value.name);
+      }
       for (int i = 0; i < shape.rank(); ++i) {
         if (shape[i] < 0) shape[i] = open_dimension(value.type.shape, i, batch);
       }
+      take_noise(value, shape, left);
     }
     feeds.push_back({value.name, make_feed(value.name, value.type.dtype, shape, random)});
   }

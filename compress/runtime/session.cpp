@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "compress/runtime/executor.h"
 #include "compress/runtime/inline.h"
 #include "compress/runtime/lower.h"
@@ -47,6 +48,7 @@ struct Session::Impl {
   Impl(const Model& source, SessionOptions session_options)
       : model(source), options(std::move(session_options)) {
     budget.limit = options.max_memory;
+    name_nodes(model);
     runtime::inline_functions(model);
     runtime::expand_operators(model);
     runtime::check_operators(model.graph, model);
@@ -82,11 +84,12 @@ struct Session::Impl {
       names.push_back(name);
     }
     runtime::push_constants_into_bodies(graph);
+    uint64_t foldable = runtime::foldable_bytes(*lowered);
     if (options.lower && !options.as_double) {
-      runtime::fold_constants(graph, *lowered, true);
+      runtime::fold_constants(graph, *lowered, true, foldable);
       runtime::lower(*lowered);
     }
-    runtime::fold_constants(graph, *lowered, false);
+    runtime::fold_constants(graph, *lowered, false, foldable);
     runtime::push_constants_into_bodies(graph);
     std::vector<std::pair<ValueId, std::string>> observed;
     for (size_t i = 0; i < names.size(); ++i) {
@@ -169,7 +172,7 @@ struct Session::Impl {
     if (changed) rebuild();
   }
 
-  void run(std::span<const NamedTensor> feeds, const runtime::RunOptions& run_options) {
+  void run(std::span<const NamedTensor> feeds, runtime::RunOptions run_options) {
     check_names(feeds);
     apply_overrides(feeds);
     handles.clear();
@@ -192,6 +195,13 @@ struct Session::Impl {
       handles.push_back(feed->read());
       views.push_back(handles.back().view());
     }
+    if (options.max_memory == 0) {
+      uint64_t fed = 0;
+      for (const TensorView& view : views) fed += view.bytes();
+      budget.limit = runtime::default_memory_limit(model.file_bytes, fed);
+    }
+    runtime::LoopWatch loops{options.max_loop_seconds};
+    run_options.loops = &loops;
     executor->run(views, run_options);
   }
 };

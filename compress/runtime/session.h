@@ -20,8 +20,12 @@ struct SessionOptions {
   // Fuse to integer and library kernels on a copy (runtime/lower). false: op by op, reference
   // kernels: the oracle.
   bool lower = true;
-  // Most bytes that planned and pooled memory may take; 0: no limit.
+  // Most bytes that planned and pooled memory may take; 0: in proportion to the model's file and to
+  // what it is fed (runtime/memory.h).
   uint64_t max_memory = 0;
+  // Loops of one run that go on for more than a hundred thousand iterations end, as an error, when
+  // these have taken so long.
+  double max_loop_seconds = 10;
   // Values (by name) that observe() sees. They are kept out of fusions.
   std::set<std::string> observed;
   // Also compute in float64: float32 tensors are widened (finite differences, parity).

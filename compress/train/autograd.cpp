@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "compress/ops/gradient_families.h"
 #include "compress/ops/support.h"
 #include "compress/train/gradient.h"
@@ -262,7 +263,7 @@ std::vector<ValueId> append_backward(Model& model, ValueId loss,
       if (!reason.empty()) reason = node.op_type + ": " + reason;
     }
     if (reason.empty()) continue;
-    missing += fmt::format("{}'{}' ({})", missing.empty() ? "" : ", ", node.name, reason);
+    missing += fmt::format("{}'{}' ({})", missing.empty() ? "" : ", ", label(graph, node), reason);
   }
   if (!missing.empty()) {
     fail(ErrorCode::unsupported, "no derivative is known of {}; freeze what lies before them",

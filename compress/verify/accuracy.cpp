@@ -152,7 +152,7 @@ void Accuracy::add(const Rows& rows, std::span<const int64_t> labels) {
     const int64_t label = labels[i];
     if (label < 0) continue;
     if (label >= rows.classes) {
-      fail(ErrorCode::usage,
+      fail(ErrorCode::invalid_model,
            "label {} is not one of the output's {} classes; do the labels belong to this model?",
            label, rows.classes);
     }

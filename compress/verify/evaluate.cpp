@@ -269,8 +269,16 @@ Evaluation evaluate(const Runner& reference, const Runner& candidate, SampleSour
     }
     if (sample.label && with_labels) {
       positions = positions || sample.label->count() > static_cast<int64_t>(batch.size());
-      disagreement.add(add_labels(ours, a_metric, options.metric_axis, *sample.label),
-                       add_labels(theirs, b_metric, options.metric_axis, *sample.label));
+      try {
+        disagreement.add(add_labels(ours, a_metric, options.metric_axis, *sample.label),
+                         add_labels(theirs, b_metric, options.metric_axis, *sample.label));
+      } catch (const Error& error) {
+        if (options.needs_labels || error.code() == ErrorCode::internal) throw;
+        result.notes.push_back("compared without labels: " + error.message());
+        with_labels = positions = false;
+        ours.accuracy = theirs.accuracy = {};
+        disagreement = {};
+      }
     }
     for (size_t i = 0; i < batch.size() && !all_scores.empty(); ++i) {
       const int64_t at = static_cast<int64_t>(i);

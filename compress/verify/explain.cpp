@@ -284,24 +284,6 @@ class Why {
 
 }  // namespace
 
-void name_nodes(Model& model) {
-  const std::function<void(Graph&)> visit = [&](Graph& graph) {
-    for (NodeId id = 0; id < graph.node_slots(); ++id) {
-      const Node& node = graph.node(id);
-      if (!node.alive) continue;
-      if (node.name.empty()) {
-        for (const ValueId output : node.outputs) {
-          if (output == kNoValue) continue;
-          graph.edit(id).name = graph.value(output).name;
-          break;
-        }
-      }
-      for (Body& body : graph.edit(id).bodies) visit(*body.graph);
-    }
-  };
-  visit(model.graph);
-}
-
 bool has_vnni() {
 #if defined(__x86_64__)
   __builtin_cpu_init();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/graph/label.h"
 #include "compress/runtime/session.h"
 #include "compress/verify/ort_rules.h"
 
@@ -33,9 +34,6 @@ struct Explanation {
   std::vector<ExplainedNode> nodes;
 };
 
-// Gives nodes without a name that of their first output, so that kernels and rules can be joined.
-void name_nodes(Model& model);
-
 struct ExplainInput {
   std::map<std::string, Shape> shapes;  // of the inputs
   std::vector<KernelRecord> kernels;    // of a profiled run; empty where it did not run
@@ -43,7 +41,7 @@ struct ExplainInput {
   std::string source = "rules";
   bool vnni = true;  // the processor multiplies 8-bit integers in one instruction
 };
-// REQUIRES that name_nodes() was called on the model that the kernels are of.
+// REQUIRES that name_nodes() (graph/label.h) was called on the model that the kernels are of.
 Explanation explain(const Model& model, const ExplainInput& input);
 
 // The kernels of a run, each with the least of its times in a few runs: one run alone is mostly

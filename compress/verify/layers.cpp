@@ -6,6 +6,7 @@
 #include <set>
 
 #include "compress/core/int4.h"
+#include "compress/graph/label.h"
 #include "compress/runtime/session.h"
 #include "compress/verify/distortion.h"
 
@@ -309,7 +310,7 @@ std::vector<WeightSimilarity> compare_weights(const Model& reference, const Mode
     row.reference_bytes = value.constant.bytes();
     if (!graph.uses(id).empty()) {
       const Node& reader = graph.node(graph.uses(id)[0].node);
-      row.node = reader.name;
+      row.node = label(graph, reader);
       row.op = reader.op_type;
     }
     out.push_back(std::move(row));

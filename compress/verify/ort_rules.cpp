@@ -531,7 +531,8 @@ std::string_view name_of(OrtRuns runs) {
 
 std::vector<OrtNode> ort_rules(const Model& model, const std::map<std::string, Shape>& shapes) {
   Model typed = model;
-  runtime::fold_constants(typed.graph, typed, true);
+  uint64_t foldable = runtime::foldable_bytes(typed);
+  runtime::fold_constants(typed.graph, typed, true, foldable);
   try {
     infer_types(typed, shapes);
   } catch (const Error&) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "compress/ops/fold.h"
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
@@ -155,11 +156,12 @@ class Folder {
     try {
       outputs = evaluate(model_, node, allowed, max_bytes_);
     } catch (const Error& error) {
-      result_.skipped.push_back({node.name, error.message()});
+      result_.skipped.push_back({label(graph_, node), error.message()});
       return;
     }
     if (outputs.empty()) {
-      result_.skipped.push_back({node.name, "the result would be larger than what it frees"});
+      result_.skipped.push_back(
+          {label(graph_, node), "the result would be larger than what it frees"});
       return;
     }
     replace(id, std::move(outputs));

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
 #include "passes/types.h"
@@ -246,7 +247,7 @@ PassResult fuse_batch_norm(Model& model, PassContext&) {
     const Node& node = graph.node(id);
     if (!node.alive) continue;
     if (node.is("BatchNormalization") && operand(node, 0) != kNoValue) {
-      const std::string name = node.name;
+      const std::string name = label(graph, node);
       const auto affine = affine_of(model, node);
       const std::string reason =
           affine ? fuse(model, id, *affine, node.inputs[0]) : "its parameters are no constants";

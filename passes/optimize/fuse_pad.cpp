@@ -2,6 +2,7 @@
 // dies where all its readers took it.
 #include <algorithm>
 
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/optimize/optimize.h"
 
@@ -67,7 +68,7 @@ PassResult fuse_pad(Model& model, PassContext&) {
       if (widen_conv(graph, use.node, source, pads)) {
         ++fused;
       } else {
-        result.skipped.push_back({graph.node(id).name, "the Conv cannot take these pads"});
+        result.skipped.push_back({label(graph, graph.node(id)), "the Conv cannot take these pads"});
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/prune/magnitude.h"
 #include "passes/prune/prune.h"
@@ -84,7 +85,7 @@ std::string other_reader(const Graph& home, ValueId constant, bool gather) {
       const std::vector<int> slots = weight_slots(node, gather);
       if (std::find(slots.begin(), slots.end(), use.slot) != slots.end()) continue;
       const bool moves = use.slot == 0 && passes_weights(node);
-      if (!moves) return fmt::format("{} '{}'", node.op_type, node.name);
+      if (!moves) return describe(*graph, node);
       for (const ValueId out : node.outputs) {
         if (out != kNoValue) open.emplace_back(graph, out);
       }
@@ -177,7 +178,7 @@ class Pruner {
     zeros_ += zeroed.zeros;
     changed_ += zeroed.changed;
     const WeightRead& read = candidate.reads.front();
-    layers_.push_back({{"node", read.graph->node(read.node).name},
+    layers_.push_back({{"node", label(*read.graph, read.graph->node(read.node))},
                        {"tensor", candidate.home->value(candidate.value).name},
                        {"weights", count},
                        {"zeros", zeroed.zeros},
@@ -202,7 +203,7 @@ PassResult prune_magnitude(Model& model, PassContext& context) {
   std::vector<Skipped> skipped;
   for (Candidate& candidate : find_candidates(model, gather)) {
     const WeightRead& read = candidate.reads.front();
-    const std::string node = read.graph->node(read.node).name;
+    const std::string node = label(*read.graph, read.graph->node(read.node));
     if (std::string reason = refusal(candidate, selection, gather); !reason.empty()) {
       skipped.push_back({node, std::move(reason)});
     } else {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/precision.h"
 #include "passes/types.h"
@@ -212,7 +213,7 @@ class HalfConverter {
       if (reason.empty()) {
         chosen_[id] = wanted;
       } else {
-        if (reason != kQuantized) result_.skipped.push_back({node.name, reason});
+        if (reason != kQuantized) result_.skipped.push_back({label(graph_, node), reason});
         for (const ValueId out : node.outputs) {
           if (out != kNoValue && out_of_range_) kept_wide_.insert(out);
           if (out != kNoValue && beyond_) kept_beyond_.insert(out);
@@ -520,7 +521,8 @@ void store_half(QuantJob& job) {
       fits[key] = in_range && static_cast<int64_t>(weight.bytes()) > 2 * kNodeProtoBytes &&
                   !graph.is_output(read.value) && !graph.value(read.value).is_input;
       if (!fits[key]) {
-        job.skip(node.name, in_range ? "too small to gain" : "its weights reach beyond float16");
+        job.skip(label(graph, node),
+                 in_range ? "too small to gain" : "its weights reach beyond float16");
       }
     }
     if (!fits[key]) continue;

@@ -5,6 +5,7 @@
 
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/target.h"
@@ -59,7 +60,7 @@ void count_bodies(const Graph& graph, const std::function<const Tensor*(ValueId)
       for (const NodeId read : inner.order()) {
         const Node& node = inner.node(read);
         if (is_quantized_op(node) && out.quantized.empty()) {
-          out.quantized = fmt::format("{} '{}'", node.op_type, node.name);
+          out.quantized = describe(inner, node);
         }
         if ((!node.is("MatMul") && !node.is("Gemm")) || operand(node, 1) == kNoValue) continue;
         const Tensor* weight = inner_constant(node.inputs[1]);
@@ -76,7 +77,7 @@ Census take_census(const Model& model) {
   for (const NodeId id : graph.order()) {
     const Node& node = graph.node(id);
     if (is_quantized_op(node) && out.quantized.empty()) {
-      out.quantized = fmt::format("{} '{}'", node.op_type, node.name);
+      out.quantized = describe(graph, node);
     }
     if (node.is("MatMul") && !graph.constant_input(node, 1) && !graph.constant_input(node, 0)) {
       Linear linear;

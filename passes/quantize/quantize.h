@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/graph/label.h"
 #include "compress/quant/qparams.h"
 #include "passes/pass.h"
 #include "passes/select.h"
@@ -90,7 +91,7 @@ struct QuantJob {
   bool in_body = false;  // samples show no values there
 
   void skip(NodeId node, std::string reason) {
-    result.skipped.push_back({model.graph.node(node).name, std::move(reason)});
+    result.skipped.push_back({label(model.graph, model.graph.node(node)), std::move(reason)});
   }
   void skip(const std::string& node, std::string reason) {
     result.skipped.push_back({node, std::move(reason)});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/bodies.h"
 #include "passes/quantize/linear.h"
 
@@ -184,7 +185,7 @@ class Scopes {
         return;
       }
       const Node& node = scope.graph().node(id);
-      reason = fmt::format("is also read by {} '{}', which stays", node.op_type, node.name);
+      reason = fmt::format("is also read by {}, which stays", describe(scope.graph(), node));
     });
     return reason;
   }

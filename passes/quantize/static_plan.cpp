@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/target.h"
@@ -74,7 +75,7 @@ class Planner {
 
  private:
   void skip(NodeId id, std::string reason) {
-    plan_.skipped.push_back({graph_.node(id).name, std::move(reason)});
+    plan_.skipped.push_back({label(graph_, graph_.node(id)), std::move(reason)});
   }
 
   bool is_float_value(ValueId id) const { return graph_.value(id).type.dtype == DType::float32; }

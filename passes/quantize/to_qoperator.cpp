@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/linear.h"
 #include "passes/quantize/quantize.h"
@@ -34,7 +35,7 @@ class Fuser {
       if (!fuse(id, node)) {
         if (node.is("Conv") || node.is("MatMul") || node.is("Gemm")) {
           result_.skipped.push_back(
-              {node.name,
+              {label(graph_, node),
                fmt::format("no integer operator for this {}: it keeps Q/DQ", node.op_type)});
         }
         continue;

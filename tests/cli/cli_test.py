@@ -91,6 +91,9 @@ class Help(Case):
         for flag in ("--mode", "--weights", "--exclude", "--calibrator", "--gate", "--samples",
                      "--force", "--threads", "--baseline", "--input-shape"):
             self.assertIn(flag, text)
+        self.assertIn("--metric-output NAME[:AXIS] ", text)
+        self.assertIn("--input-shape NAME:SHAPE ", text)
+        self.assertIn("--threads N ", text)
 
 
 class Usage(Case):
@@ -170,6 +173,58 @@ class BadModels(Case):
     def test_control_characters_are_escaped(self):
         line = self.one_line("inspect", "a\x1b[31m\nb.onnx", expect=1)
         self.assertNotIn("\x1b", line)
+
+
+    def test_a_bias_of_the_wrong_length_is_found_before_anything_is_written(self):
+        for command in (("optimize",), ("quantize", "--mode", "weight-only")):
+            line = self.one_line(command[0], F / "short_bias.onnx", "-o", "y.onnx", *command[1:], expect=1,
+                                 says="a bias of shape [3] for 10 output channels")
+            self.assertNotIn("''", line)
+        self.assertEqual(list(self.dir.iterdir()), [])
+
+    def test_nodes_without_a_name_are_told_by_what_they_make(self):
+        report = self.report("quantize", F / "shapeless.onnx", "-o", "y.onnx", "--mode", "dynamic", "--no-verify",
+                             expect=0)
+        [row] = [row for step in report["passes"] for row in step["skipped"]]
+        self.assertRegex(row["node"], r"^Conv -> \w+$")
+        report = self.report("verify", F / "shapeless.onnx", F / "shapeless.onnx", "--data", F / "test.npz", *QUICK)
+        self.assertTrue(report["kernels"])
+        self.assertTrue(all(row["node"] for row in report["kernels"]))
+
+
+class InputShapes(Case):
+    def test_names_and_shapes_are_those_of_the_model(self):
+        conv, fixed = F / "conv.onnx", F / "fixed.onnx"
+        out = ("-o", "y.onnx")
+        for command in (("optimize", conv, *out), ("quantize", conv, *out, "--mode", "dynamic"),
+                        ("quantize", conv, *out, "--data", F / "test.npz", "--max-drop", "1%"),
+                        ("run", conv, *out, "--recipe", "cpu-int8"), ("verify", conv, conv),
+                        ("infer", conv, "--allow-random"), ("inspect", conv),
+                        ("calibrate", conv, "-o", "s.npz", "--data", F / "test.npz"),
+                        ("sensitivity", conv, "--data", F / "test.npz")):
+            self.one_line(*command, "--input-shape", "imag:1x1x28x28", expect=2, says="did you mean 'image'")
+            self.one_line(*command, "--input-shape", "image:1x28x28", expect=2, says="float32[?,1,28,28]")
+            self.one_line(*command, "--input-shape", "image:1x3x28x28", expect=2, says="[1,3,28,28]")
+        self.one_line("verify", conv, fixed, "--input-shape", "image:2x1x28x28", expect=2, says="fixed.onnx")
+        self.one_line("inspect", conv, "--input-shape", "image:1x1x28x28", "--input-shape", "image:2x1x28x28",
+                      expect=2, says="twice")
+        self.assertEqual(list(self.dir.iterdir()), [])
+        self.run_program("verify", conv, conv, "--input-shape", "image:2x1x28x28", *QUICK)
+
+    def test_noise_needs_a_shape(self):
+        line = self.one_line("infer", F / "shapeless.onnx", "--allow-random", expect=1, says="'image'")
+        self.assertIn("what shape", line)
+        self.run_program("infer", F / "shapeless.onnx", "--allow-random", "--input-shape", "image:1x1x28x28")
+        line = self.one_line("quantize", F / "shapeless.onnx", "-o", "y.onnx", "--mode", "static", "--allow-random",
+                             expect=1, says="what shape")
+        self.assertIn("--input-shape", line)
+        # Nothing is known against the model: what could not be run is noted.
+        result = self.run_program("verify", F / "shapeless.onnx", F / "shapeless.onnx", *QUICK)
+        self.assertRegex(result.stdout, "not run: .*--input-shape")
+
+    def test_memory_is_measured_of_a_model_of_nothing(self):
+        report = self.report("verify", F / "zero.onnx", F / "zero.onnx", *QUICK)
+        self.assertGreater(report["resources"]["candidate"]["peak_memory_bytes"], 0)
 
 
 class Outputs(Case):
@@ -293,6 +348,13 @@ class Steps(Case):
             self.assertLessEqual((self.dir / "y.onnx").stat().st_size,
                                  (self.dir / "q.onnx").stat().st_size)
             self.run_program("infer", "y.onnx", "--data", F / "test.npz", "--quiet")
+
+    def test_fractions_may_be_percentages(self):
+        for written in ("0.3", "30%"):
+            report = self.report("prune", F / "conv.onnx", "-o", "y.onnx", "--sparsity", written, "--no-verify", "--force")
+            self.assertEqual(report["recipe"]["steps"][0]["prune"]["sparsity"], 0.3)
+        self.one_line("prune", F / "conv.onnx", "-o", "z.onnx", "--sparsity", "130%", expect=2, says="0..1")
+        self.one_line("prune", F / "conv.onnx", "-o", "z.onnx", "--sparsity", "%", expect=2, says="a number")
 
     def test_prune_reaches_its_sparsity(self):
         report = self.report("prune", F / "dense.onnx", "-o", "y.onnx", "--sparsity", "0.5", "--data",
@@ -524,6 +586,30 @@ class Recipes(Case):
         self.run_program("run", F / "conv.onnx", "-o", "z.onnx", "--recipe", "again.json", *QUICK)
         self.assertEqual(sha(self.dir / "y.onnx"), sha(self.dir / "z.onnx"))
 
+    def test_the_last_step_says_how_to_verify(self):
+        data = os.path.relpath(F / "test.npz", self.dir)
+        step = {"verify": {"gate": ["top1_drop<=50%"], "time-budget": 0, "eval-samples": 20, "batch": 4}}
+        path = self.recipe(steps=[{"quantize": {"mode": "static"}}, step], data=data)
+        report = self.report("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", path)
+        self.assertEqual(report["accuracy"]["samples"], 20)
+        self.assertEqual(report["speed"], [])
+        self.assertEqual([row["expression"] for row in report["gates"]], ["top1_drop<=50%"])
+        self.assertEqual(report["recipe"]["steps"][-1], step)
+        before = sha(self.dir / "y.onnx")
+        # The command line wins, and adds its gates.
+        report = self.report("run", F / "conv.onnx", "-o", "y.onnx", "--recipe", path, "--eval-samples", 10, "--gate",
+                             "size_ratio<=0.9", "--force")
+        self.assertEqual(report["accuracy"]["samples"], 10)
+        self.assertEqual(len(report["gates"]), 2)
+        self.run_program("run", F / "conv.onnx", "-o", "z.onnx", "--recipe",
+                         self.recipe(steps=[{"quantize": {"mode": "static"}}], data=data), "--no-verify")
+        self.assertEqual(before, sha(self.dir / "z.onnx"))
+        for steps, says in (([step, {"prune": {}}], "comes last"), ([step], "nothing to verify"),
+                            ([{"prune": {}}, {"verify": {"gates": []}}], "did you mean 'gate'"),
+                            ([{"prune": {}}, {"verify": {"batch": 0}}], "'batch'")):
+            self.one_line("run", F / "conv.onnx", "-o", "n.onnx", "--recipe", self.recipe(steps=steps), expect=2,
+                          says=says)
+
     def test_bad_recipes_name_the_key(self):
         for content, says in (({"stepss": []}, "did you mean 'steps'"), ({"steps": []}, "no steps"),
                               ({"steps": [{"quantise": {}}]}, "quantise"),
@@ -576,6 +662,7 @@ class ReadyRecipes(Case):
         options = steps["quantize"]["quantize"]["properties"]
         self.assertIn("static", options["mode"]["enum"])
         self.assertEqual(options["percentile"]["default"], 99.999)
+        self.assertEqual(steps["verify"]["verify"]["properties"]["time-budget"]["default"], 30)
         # A report's recipe has every option, in the types that the schema asks for.
         report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz",
                              "--no-verify")
@@ -864,6 +951,22 @@ class Data(Case):
     def test_infer_wants_data(self):
         self.one_line("infer", F / "dense.onnx", expect=2, says="--allow-random")
         self.run_program("infer", F / "dense.onnx", "--allow-random")
+
+    def test_what_does_not_fit_the_model_is_bad_data(self):
+        two = F / "two_inputs.onnx"
+        for command in (("verify", two, two), ("infer", two), ("quantize", two, "-o", "y.onnx", "--mode", "static")):
+            line = self.one_line(*command, "--data", F / "other_names.npz", expect=1, says="other_names.npz")
+            self.assertIn("left", line)
+        for command in (("verify", F / "conv.onnx", F / "conv.onnx"), ("infer", F / "conv.onnx")):
+            self.one_line(*command, "--data", F / "other_names.npz", expect=1, says="'image'")
+
+    def test_labels_that_nobody_asked_for_may_be_others(self):
+        conv, data = F / "conv.onnx", F / "other_labels.npz"
+        result = self.run_program("verify", conv, conv, "--data", data, *QUICK)
+        self.assertIn("compared without labels: label 99", result.stdout)
+        self.assertNotIn("top1", result.stdout)
+        self.one_line("verify", conv, conv, "--data", data, "--gate", "top1_drop<=1%", *QUICK, expect=1,
+                      says="label 99")
 
     def test_calibrate_once_quantize_later(self):
         self.run_program("calibrate", F / "conv.onnx", "--data", F / "test.npz", "-o", "s.npz")

@@ -128,6 +128,28 @@ Model unsupported() {
   return finish(std::move(b), scores);
 }
 
+// Nodes without names, as many exporters leave them; with a bias that is too short, or with an
+// input whose shape is not said or has a 0.
+Model nameless(const std::vector<float>& means, const std::vector<float>& bias, TypeInfo image) {
+  GraphBuilder b;
+  const ValueId x = b.graph().add_input("image", std::move(image));
+  const ValueId w = b.constant(
+      Tensor::from<float>({kClasses, 1, 28, 28}, std::span<const float>(means)), "means");
+  const auto count = static_cast<int64_t>(bias.size());
+  const ValueId c = b.constant(Tensor::from<float>({count}, std::span<const float>(bias)), "bias");
+  const ValueId scores = b.op("Flatten", {b.op("Conv", {x, w, c})});
+  Model model = finish(std::move(b), scores);
+  for (NodeId id = 0; id < model.graph.node_slots(); ++id) model.graph.edit(id).name.clear();
+  return model;
+}
+
+Model two_inputs() {
+  GraphBuilder b;
+  const ValueId left = b.input("left", DType::float32, {-1, kClasses});
+  const ValueId right = b.input("right", DType::float32, {-1, kClasses});
+  return finish(std::move(b), b.op("Add", {left, right}));
+}
+
 void write_arrays(const std::string& path, const Images& images) {
   write_npz(
       path,
@@ -149,10 +171,25 @@ void write_all(const std::string& out, const std::string& fashion_folder) {
   write_onnx(product(means, bias, "picture"), out + "/renamed.onnx", options);
   write_onnx(convolution(means, bias, 1), out + "/fixed.onnx", options);
   write_onnx(unsupported(), out + "/unsupported.onnx", options);
+  const std::vector<float> short_bias(3, 0.0f);
+  write_onnx(nameless(means, short_bias, {DType::float32, true, {-1, 1, 28, 28}}),
+             out + "/short_bias.onnx", options);
+  write_onnx(nameless(means, bias, {DType::float32, false, {}}), out + "/shapeless.onnx", options);
+  write_onnx(nameless(means, bias, {DType::float32, true, {0, 1, 28, 28}}), out + "/zero.onnx",
+             options);
+  write_onnx(two_inputs(), out + "/two_inputs.onnx", options);
   write_arrays(out + "/test.npz", test);
   write_npz(out + "/unlabelled.npz",
             {{"image",
               Tensor::from<float>({test.count(), 1, 28, 28}, std::span<const float>(test.pixels))}},
+            true);
+  write_npz(out + "/other_labels.npz",
+            {{"image", Tensor::zeros(DType::float32, {4, 1, 28, 28})},
+             {"label", Tensor::from<int64_t>({4}, {1, 2, 99, 4})}},
+            true);
+  write_npz(out + "/other_names.npz",
+            {{"a", Tensor::zeros(DType::float32, {4, kClasses})},
+             {"b", Tensor::zeros(DType::float32, {4, kClasses})}},
             true);
 }
 

@@ -1,3 +1,4 @@
+#include "compress/error.h"
 #include "tests/passes/support.h"
 
 namespace compress {
@@ -278,6 +279,48 @@ TEST_CASE("bodies are optimized too", "[optimize]") {
                 {{"x", random_tensor({4}, 2)}, {"c", Tensor::from<bool>({}, {true})}}, 0);
   for (const Body& body : test::only_node(after.graph, "If").bodies) {
     CHECK(body.graph->node_count() == 1);
+  }
+}
+
+TEST_CASE("functions become nodes before an opset is lifted", "[optimize]") {
+  GraphBuilder body;
+  body.output(body.op("Relu", {body.input("a", DType::undefined, {})}), "r");
+  Function function;
+  function.domain = "local";
+  function.name = "Rectify";
+  function.inputs = {"a"};
+  function.outputs = {"r"};
+  function.opsets = {{"", 17}};
+  function.graph = std::make_shared<Graph>(body.graph());
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {4});
+  b.output(b.op("Neg", {b.op("Rectify", {x}, {}, "local")}), "y");
+  const auto with = [&](int opset) {
+    Model model;
+    model.graph = b.graph();
+    model.opsets = {{"", 17}, {"local", 1}};
+    model.functions = {function};
+    model.functions[0].opsets[""] = opset;
+    return model;
+  };
+  PipelineOptions pipeline;
+  pipeline.lift_opset = [](Model& model, int opset) {
+    CHECK(model.functions.empty());
+    model.opsets[""] = opset;
+  };
+  Model model = with(17);
+  const PipelineResult result = run_step(model, "optimize", {{"opset", 21}}, pipeline);
+  CHECK(model.opset() == 21);
+  CHECK(test::count_ops(model.graph, "Relu") == 1);
+  CHECK(test::count_ops(model.graph, "Rectify") == 0);
+  const std::vector<NamedTensor> feed = {{"x", random_tensor({4}, 3)}};
+  CHECK(relative_error(run(model, feed), run(with(17), feed)) == 0);
+  Model other = with(16);
+  try {
+    run_step(other, "optimize", {{"opset", 21}}, pipeline);
+    FAIL("functions of another opset were lifted");
+  } catch (const Error& error) {
+    CHECK_THAT(error.what(), Catch::Contains("'Rectify' is written for opset 16 of ai.onnx"));
   }
 }
 

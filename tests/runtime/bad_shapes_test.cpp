@@ -8,6 +8,7 @@
 
 #include "compress/error.h"
 #include "compress/graph/builder.h"
+#include "compress/ops/op.h"
 #include "compress/runtime/session.h"
 
 namespace compress {
@@ -205,6 +206,60 @@ TEST_CASE("shapes that contradict each other are refused, op by op and lowered")
       CHECK(refusal(c, true, sized) != "");
     }
   }
+}
+
+TEST_CASE("a bias of the wrong length is found by inference alone") {
+  const auto said = [](const Shape& input,
+                       const std::function<ValueId(GraphBuilder&, ValueId)>& body) {
+    GraphBuilder b;
+    const ValueId x = b.graph().add_input("x", {DType::float32, true, input});
+    b.output(body(b, x), "y");
+    Model model = std::move(b).model();
+    try {
+      infer_types(model);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::invalid_model);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto conv = [&](const Shape& bias) {
+    return said({kUnknownDim, 3, 8, 8}, [&](GraphBuilder& b, ValueId x) {
+      return b.op("Conv", {x, constant(b, {4, 3, 3, 3}), constant(b, bias)});
+    });
+  };
+  CHECK(conv({4}) == "");
+  CHECK_THAT(conv({2}), Catch::Contains("[2]") && Catch::Contains("4 output channels"));
+  const auto transposed = [&](const Shape& bias) {
+    return said({1, 3, 8, 8}, [&](GraphBuilder& b, ValueId x) {
+      return b.op("ConvTranspose", {x, constant(b, {3, 2, 3, 3}), constant(b, bias)});
+    });
+  };
+  CHECK(transposed({2}) == "");
+  CHECK_THAT(transposed({3}), Catch::Contains("2 output channels"));
+  const auto gemm = [&](const Shape& addend) {
+    return said({kUnknownDim, 4}, [&](GraphBuilder& b, ValueId x) {
+      return b.op("Gemm", {x, constant(b, {4, 3}), constant(b, addend)});
+    });
+  };
+  for (const Shape& fits : {Shape{3}, Shape{1}, Shape{}, Shape{2, 3}, Shape{7, 1}}) {
+    CHECK(gemm(fits) == "");
+  }
+  CHECK_THAT(gemm({11}), Catch::Contains("[11]"));
+  CHECK_THAT(gemm({1, 1, 3}), Catch::Contains("[1,1,3]"));
+  const auto quantized = [&](int64_t channels) {
+    return said({1, 3, 8, 8}, [&](GraphBuilder& b, ValueId x) {
+      const ValueId scale = b.constant(Tensor::scalar(0.1f));
+      const ValueId zero = b.constant(Tensor::scalar<uint8_t>(128));
+      const ValueId w_zero = b.constant(Tensor::scalar<int8_t>(0));
+      return b.op("QLinearConv",
+                  {b.op("QuantizeLinear", {x, scale, zero}), scale, zero,
+                   b.constant(Tensor::zeros(DType::int8, {4, 3, 3, 3})), scale, w_zero, scale, zero,
+                   b.constant(Tensor::zeros(DType::int32, {channels}))});
+    });
+  };
+  CHECK(quantized(4) == "");
+  CHECK_THAT(quantized(5), Catch::Contains("[5]"));
 }
 
 }  // namespace compress

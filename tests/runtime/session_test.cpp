@@ -1,12 +1,16 @@
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <new>
 
 #include "compress/error.h"
 #include "compress/graph/builder.h"
+#include "compress/graph/label.h"
+#include "compress/graph/limits.h"
 #include "compress/runtime/fold.h"
 #include "compress/runtime/memory.h"
+#include "compress/runtime/prepare_graph.h"
 #include "compress/runtime/session.h"
 
 namespace {
@@ -139,6 +143,56 @@ TEST_CASE("memory is limited before it is taken") {
              Catch::Contains("limit"));
 }
 
+// Doubles a constant so often that `x` meets 2^times elements.
+Model doubling_model(int times, uint64_t file_bytes) {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {1});
+  ValueId many = b.op("Add", {x, b.constant(Tensor::scalar(1.0f))});
+  for (int i = 0; i < times; ++i) {
+    many = b.op("Concat", {many, many}, {attr("axis", int64_t{0})});
+  }
+  b.output(b.op("ReduceMax", {many}, {attr("keepdims", int64_t{0})}), "y");
+  Model model = std::move(b).model();
+  model.file_bytes = file_bytes;
+  return model;
+}
+
+TEST_CASE("a small file cannot ask for much memory, a large one may") {
+  using runtime::default_memory_limit;
+  constexpr uint64_t kMega = uint64_t{1} << 20;
+  CHECK(default_memory_limit(1000, 4) < 300 * kMega);
+  CHECK(default_memory_limit(100 * kMega, 4) > 1000 * kMega);
+  CHECK(default_memory_limit(1000, 24 * kMega) > 1000 * kMega);
+  CHECK(default_memory_limit(UINT64_MAX, UINT64_MAX) == default_memory_limit(0, 0));
+  const std::vector<NamedTensor> one = {feed("x", {1}, {1})};
+  Session small(doubling_model(20, 1000));
+  CHECK(floats(small.run(one)[0]) == std::vector<float>{2});
+  Session bomb(doubling_model(40, 1000));
+  CHECK_THAT(message_of([&] { bomb.run(one); }, ErrorCode::unsupported),
+             Catch::Contains("--max-memory"));
+}
+
+TEST_CASE("constants are folded in proportion to the file") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {1});
+  ValueId many = b.constant(Tensor::from<float>({1}, {2}));
+  for (int i = 0; i < 26; ++i) {
+    many = b.op("Concat", {many, many}, {attr("axis", int64_t{0})});
+  }
+  b.output(b.op("Add", {x, b.op("ReduceMax", {many}, {attr("keepdims", int64_t{0})})}), "y");
+  Model model = std::move(b).model();
+  model.file_bytes = 1000;
+  uint64_t left = runtime::foldable_bytes(model);
+  const uint64_t before = left;
+  runtime::fold_constants(model.graph, model, false, left);
+  uint64_t held = 0;
+  for (ValueId id = 0; id < model.graph.value_slots(); ++id) {
+    if (model.graph.value(id).is_constant()) held += model.graph.value(id).constant.bytes();
+  }
+  CHECK(held > before / 4);
+  CHECK(held <= before + 4);
+}
+
 TEST_CASE("values are observed under their names, views included") {
   GraphBuilder b;
   const ValueId x = b.input("x", DType::float32, {2, 2});
@@ -251,6 +305,50 @@ TEST_CASE("Loop carries, stacks and stops") {
   CHECK(out[1].shape() == Shape{0});
 }
 
+// A loop that stacks `width` numbers in each of 2^62 iterations.
+Model endless_loop(int64_t width) {
+  GraphBuilder b;
+  Graph& graph = b.graph();
+  const ValueId trips = b.constant(Tensor::scalar<int64_t>(int64_t{1} << 62));
+  const ValueId start = b.input("x", DType::float32, {width});
+  GraphBuilder inner;
+  inner.input("i", DType::int64, {});
+  const ValueId going = inner.input("go", DType::boolean, {});
+  const ValueId carried = inner.input("v", DType::float32, {width});
+  inner.output(inner.op("Identity", {going}), "more");
+  inner.output(inner.op("Neg", {carried}), "next");
+  if (width > 1) inner.output(inner.op("Abs", {carried}), "scan");
+  Node node;
+  node.op_type = "Loop";
+  node.inputs = {trips, kNoValue, start};
+  node.bodies.push_back({"body", share(inner), {}});
+  std::vector<std::string> outputs = {"last"};
+  if (width > 1) outputs.push_back("all");
+  const NodeId id = add_with_bodies(graph, node, outputs);
+  for (size_t i = 0; i < outputs.size(); ++i) b.output(graph.node(id).outputs[i], outputs[i]);
+  return std::move(b).model();
+}
+
+TEST_CASE("a loop that does not end is ended by the clock, or by what it stacks") {
+  SessionOptions options;
+  options.max_loop_seconds = 0.05;
+  Session loop(endless_loop(1), options);
+  const auto start = std::chrono::steady_clock::now();
+  CHECK_THAT(message_of([&] { loop.run(std::vector<NamedTensor>{feed("x", {1}, {1})}); },
+                        ErrorCode::unsupported),
+             Catch::Contains("do not end") && Catch::Contains("'last' (Loop)"));
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  CHECK(taken.count() < 20);
+
+  options.max_loop_seconds = 1000;
+  options.max_memory = 1 << 20;
+  Session stacking(endless_loop(64), options);
+  const NamedTensor wide = feed("x", {64}, std::vector<float>(64, 1));
+  CHECK_THAT(
+      message_of([&] { stacking.run(std::vector<NamedTensor>{wide}); }, ErrorCode::unsupported),
+      Catch::Contains("--max-memory"));
+}
+
 TEST_CASE("Scan slices, reverses and stacks along any axis") {
   // state += column; output state.
   GraphBuilder b;
@@ -336,6 +434,45 @@ TEST_CASE("model-local functions are inlined with their attributes") {
         std::vector<float>{-1, 4});
 }
 
+TEST_CASE("functions that multiply are told from a large model") {
+  // f9 calls f8 ten times, which calls f7 ten times...
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {2});
+  b.output(b.op("f9", {x}, {}, "local"), "result");
+  Model model = std::move(b).model(17);
+  model.opsets["local"] = 1;
+  for (int i = 0; i < 10; ++i) {
+    GraphBuilder body;
+    ValueId at = body.input("x", DType::undefined, {});
+    for (int k = 0; k < 10; ++k) {
+      at = i == 0 ? body.op("Relu", {at}) : body.op("f" + std::to_string(i - 1), {at}, {}, "local");
+    }
+    body.output(at, "y");
+    model.functions.push_back(make_function("f" + std::to_string(i), body, {"x"}));
+  }
+  CHECK(max_inlined_nodes(model) == 50'000 + 20 * 101);
+  CHECK_THAT(message_of([&] { Session session(model); }, ErrorCode::unsupported),
+             Catch::Contains("more than 52020 nodes"));
+}
+
+TEST_CASE("nodes without a name are told by what they make") {
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {2});
+  const ValueId y = b.op("Relu", {x});
+  b.output(b.op("Reluu", {y}), "z");
+  Model model = std::move(b).model();
+  for (const NodeId id : std::vector<NodeId>(model.graph.order())) model.graph.edit(id).name = "";
+  const Node& last = model.graph.node(model.graph.order().back());
+  CHECK(label(model.graph, last) == "Reluu -> z");
+  CHECK(describe(model.graph, last) == "the Reluu that makes 'z'");
+  CHECK_THAT(message_of([&] { Session session(model); }, ErrorCode::unsupported),
+             Catch::Contains("node 'z'"));
+  model.graph.edit(model.graph.order().back()).op_type = "Abs";
+  Session session(model);
+  session.run(std::vector<NamedTensor>{feed("x", {2}, {1, 2})});
+  for (const KernelRecord& record : session.kernels()) CHECK(record.node != "");
+}
+
 TEST_CASE("a function that calls itself is refused") {
   GraphBuilder body;
   const ValueId in = body.input("x", DType::undefined, {});
@@ -408,6 +545,21 @@ TEST_CASE("random feeds are plausible and seeded") {
   CHECK(a[2].tensor.to_ints()[15] == 7);
   CHECK(a[3].tensor.shape() == Shape{2, 3, 224, 32});
   CHECK(a[4].tensor.shape() == Shape{2, 224, 224, 3});
+}
+
+TEST_CASE("no noise is made for what has no shape, or is out of all proportion") {
+  GraphBuilder open;
+  open.graph().add_input("x", {DType::float32, false, {}});
+  const Model shapeless = std::move(open).model();
+  CHECK_THAT(message_of([&] { random_feed(shapeless, {}, 0); }, ErrorCode::unsupported),
+             Catch::Contains("what shape its input 'x' has"));
+  CHECK(random_feed(shapeless, {{"x", {2, 3}}}, 0)[0].tensor.shape() == Shape{2, 3});
+  GraphBuilder huge;
+  huge.input("x", DType::float32, {1, 3, 30000, 30000});
+  Model model = std::move(huge).model();
+  model.file_bytes = 1000;
+  CHECK_THAT(message_of([&] { random_feed(model, {}, 0); }, ErrorCode::unsupported),
+             Catch::Contains("[1,3,30000,30000]"));
 }
 
 }  // namespace
