@@ -17,15 +17,78 @@ onnx::ModelProto parse(const std::string& wire) {
   return parse_proto<onnx::ModelProto>(wire, "not an ONNX model: protobuf cannot parse it");
 }
 
+// --- Operators that only ONNX Runtime has in ONNX's own domain
+// ------------------------------------- Its optimizer and its exporters of language models write
+// them so. ONNX's library, which does not know them, sees them in a domain of their own.
+
+constexpr const char* kRuntimeDomain = "compress.runtime";
+
+bool is_runtime_op(const onnx::NodeProto& node, int opset) {
+  if (!node.domain().empty() && node.domain() != "ai.onnx") return false;
+  return node.op_type() == "SimplifiedLayerNormalization" ||
+         (node.op_type() == "LayerNormalization" && opset < 17);
+}
+
+template <class Visit>
+void for_each_node(google::protobuf::RepeatedPtrField<onnx::NodeProto>* nodes, Visit&& visit) {
+  for (onnx::NodeProto& node : *nodes) {
+    visit(node);
+    for (onnx::AttributeProto& attribute : *node.mutable_attribute()) {
+      if (attribute.has_g()) for_each_node(attribute.mutable_g()->mutable_node(), visit);
+      for (onnx::GraphProto& body : *attribute.mutable_graphs()) {
+        for_each_node(body.mutable_node(), visit);
+      }
+    }
+  }
+}
+
+// Of a model or a function.
+template <class Scope>
+void set_aside(Scope& scope, google::protobuf::RepeatedPtrField<onnx::NodeProto>* nodes) {
+  int opset = 0;
+  for (const auto& import : scope.opset_import()) {
+    if (import.domain().empty()) opset = static_cast<int>(import.version());
+  }
+  bool any = false;
+  for_each_node(nodes, [&](onnx::NodeProto& node) {
+    if (!is_runtime_op(node, opset)) return;
+    node.set_domain(kRuntimeDomain);
+    any = true;
+  });
+  if (!any) return;
+  auto* import = scope.add_opset_import();
+  import->set_domain(kRuntimeDomain);
+  import->set_version(1);
+}
+
+onnx::ModelProto parse_for_onnx(const std::string& wire) {
+  onnx::ModelProto model = parse(wire);
+  set_aside(model, model.mutable_graph()->mutable_node());
+  for (onnx::FunctionProto& function : *model.mutable_functions()) {
+    set_aside(function, function.mutable_node());
+  }
+  return model;
+}
+
+void put_back(onnx::ModelProto& model) {
+  for_each_node(model.mutable_graph()->mutable_node(), [](onnx::NodeProto& node) {
+    if (node.domain() == kRuntimeDomain) node.clear_domain();
+  });
+  auto* imports = model.mutable_opset_import();
+  for (int i = imports->size() - 1; i >= 0; --i) {
+    if (imports->Get(i).domain() == kRuntimeDomain) imports->DeleteSubrange(i, 1);
+  }
+}
+
 }  // namespace
 
 void check_cut_model(const std::string& for_checker) {
-  const onnx::ModelProto model = parse(for_checker);
+  const onnx::ModelProto model = parse_for_onnx(for_checker);
   guarded(ErrorCode::invalid_model, "ONNX's checker", [&] { onnx::checker::check_model(model); });
 }
 
 void infer_cut_model(const std::string& for_inference) {
-  onnx::ModelProto model = parse(for_inference);
+  onnx::ModelProto model = parse_for_onnx(for_inference);
   guarded(ErrorCode::invalid_model, "ONNX's shape inference", [&] {
     const onnx::ShapeInferenceOptions options(true, 1, false);
     onnx::shape_inference::InferShapes(model, onnx::OpSchemaRegistry::Instance(), options);
@@ -53,9 +116,11 @@ int64_t ir_version_of_opset(int opset) {
 }
 
 std::string convert_cut_model(const std::string& wire, int opset) {
-  const onnx::ModelProto model = parse(wire);
+  const onnx::ModelProto model = parse_for_onnx(wire);
   return guarded(ErrorCode::unsupported, "ONNX's version converter", [&] {
-    return onnx::version_conversion::ConvertVersion(model, opset).SerializeAsString();
+    onnx::ModelProto lifted = onnx::version_conversion::ConvertVersion(model, opset);
+    put_back(lifted);
+    return lifted.SerializeAsString();
   });
 }
 

@@ -248,6 +248,36 @@ TEST_CASE("narrow types raise the IR version to the one that knows them") {
   CHECK(again.graph.value(again.graph.find_value("w")).constant.to_ints()[1] == 7);
 }
 
+TEST_CASE("norms that only ONNX Runtime has in ONNX's domain are read, written and lifted") {
+  for (const char* op : {"LayerNormalization", "SimplifiedLayerNormalization"}) {
+    INFO(op);
+    const Scratch scratch;
+    GraphBuilder b;
+    const ValueId x = b.input("x", DType::float32, {2, 4});
+    const ValueId y = b.op(op, {x, b.constant(Tensor::from<float>({4}, {1, 2, 3, 4}))});
+    b.graph().set_type(y, {DType::float32, true, {2, 4}});
+    b.output(y, "y");
+    const Model model = std::move(b).model(13);
+    write_onnx(model, scratch.path("m.onnx"), {});
+    Model read = read_onnx(scratch.path("m.onnx"));
+    CHECK(same_graph(read.graph, model.graph));
+    convert_opset(read, 21);
+    CHECK(read.opset() == 21);
+    CHECK(read.opsets.size() == 1);
+    const Node& node = read.graph.node(read.graph.order().front());
+    CHECK(node.domain.empty());
+    CHECK(node.op_type == op);
+    write_onnx(read, scratch.path("lifted.onnx"), {});
+    CHECK(read_onnx(scratch.path("lifted.onnx")).opset() == 21);
+  }
+  GraphBuilder b;
+  const ValueId y = b.op("ComplicatedLayerNormalization", {b.input("x", DType::float32, {2, 4})});
+  b.graph().set_type(y, {DType::float32, true, {2, 4}});
+  b.output(y, "y");
+  const Scratch scratch;
+  CHECK_THROWS_AS(write_onnx(std::move(b).model(13), scratch.path("m.onnx"), {}), Error);
+}
+
 TEST_CASE("opsets are lifted without touching the weights") {
   const Scratch scratch;
   Model model = small_model();
