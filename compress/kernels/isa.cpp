@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace compress::kernels {
 namespace {
@@ -28,7 +29,8 @@ Isa detect() noexcept {
   if ((states & kYmmState) != kYmmState || !(b & bit_AVX2)) return Isa::ref;
   const uint32_t avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
   const bool zmm = (states & kZmmState) == kZmmState && (b & avx512) == avx512;
-  return zmm && (c & bit_AVX512VNNI) ? Isa::avx512vnni : Isa::avx2;
+  if (!zmm) return Isa::avx2;
+  return c & bit_AVX512VNNI ? Isa::avx512vnni : Isa::avx512;
 }
 
 }  // namespace
@@ -44,6 +46,8 @@ const char* isa_name(Isa isa) noexcept {
       return "ref";
     case Isa::avx2:
       return "avx2";
+    case Isa::avx512:
+      return "avx512";
     case Isa::avx512vnni:
       return "avx512vnni";
   }
@@ -53,22 +57,13 @@ const char* isa_name(Isa isa) noexcept {
 IsaChoice choose_isa(const char* value, Isa detected) noexcept {
   IsaChoice choice{detected, isa_name(detected), nullptr, false};
   if (value == nullptr || *value == '\0') return choice;
-  struct Level {
-    const char* name;
-    Isa isa;    // level of our kernels
-    Isa needs;  // what the CPU must have
-  };
-  constexpr Level kLevels[] = {{"ref", Isa::ref, Isa::ref},
-                               {"avx2", Isa::avx2, Isa::avx2},
-                               {"avx512", Isa::avx2, Isa::avx512vnni},
-                               {"avx512vnni", Isa::avx512vnni, Isa::avx512vnni}};
-  for (const Level& level : kLevels) {
-    if (std::strcmp(value, level.name) != 0) continue;
-    if (level.needs > detected) {
+  for (const Isa isa : {Isa::ref, Isa::avx2, Isa::avx512, Isa::avx512vnni}) {
+    if (std::strcmp(value, isa_name(isa)) != 0) continue;
+    if (isa > detected) {
       choice.error = "COMPRESS_ISA names an instruction set that this CPU lacks";
       return choice;
     }
-    return {level.isa, level.name, nullptr, true};
+    return {isa, isa_name(isa), nullptr, true};
   }
   choice.error = "COMPRESS_ISA must be ref, avx2, avx512 or avx512vnni";
   return choice;

@@ -3,11 +3,12 @@
 
 namespace compress::kernels {
 
-enum class Isa { ref, avx2, avx512vnni };
+// Each level has the ones before it. avx512 has kernels in oneDNN alone; ours are avx2's there.
+enum class Isa { ref, avx2, avx512, avx512vnni };
 
 struct IsaChoice {
-  Isa isa = Isa::ref;           // level of our own kernels
-  const char* name = "ref";     // the level asked for, or the level found
+  Isa isa = Isa::ref;           // the level asked for, or the level found
+  const char* name = "ref";     // its name
   const char* error = nullptr;  // why COMPRESS_ISA was refused; isa is then what the CPU has
   bool forced = false;
 };
@@ -16,8 +17,8 @@ struct IsaChoice {
 Isa detected_isa() noexcept;
 
 // The choice of this process, made once. COMPRESS_ISA is one of ref, avx2, avx512, avx512vnni
-// (avx512 caps oneDNN there; our kernels have no such level and take avx2). A program checks
-// `error` when it starts: an unknown value and a level that the CPU lacks are both refused.
+// and caps oneDNN too. A program checks `error` when it starts: an unknown value and a level that
+// the CPU lacks are both refused.
 const IsaChoice& isa_choice() noexcept;
 
 // The rule behind isa_choice(), a pure function for tests. `value` is null where nothing is forced.
