@@ -132,8 +132,8 @@ void LoopWatch::next() {
   }
   if (std::chrono::duration<double>(now - counted_from).count() > max_seconds) {
     fail(ErrorCode::unsupported,
-         "its loops do not end within {} iterations and another {:g} s; a larger --time-budget "
-         "lets them go on",
+         "its loops do not end within {} iterations and another {:g} s (a sixth of --time-budget, "
+         "where a command has it)",
          kFreeIterations, max_seconds);
   }
 }
