@@ -198,12 +198,6 @@ void AttentionKernel<T>::run(const KernelArgs& args) const {
   attend(t);
 }
 
-template <class T>
-T read_scale(const NodeContext& c, int64_t head_size) {
-  const float given = c.node().float_or("scale", 0);
-  return given != 0 ? static_cast<T>(given) : T{1} / std::sqrt(static_cast<T>(head_size));
-}
-
 Kernel prepare_attention(const NodeContext& c) {
   const AttentionSizes s = read_attention(c);
   const int64_t input = c.shape(0)[2];

@@ -9,6 +9,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/ops/matmul_loops.h"
+#include "compress/ops/op.h"
 
 namespace compress {
 
@@ -101,6 +102,25 @@ void attend(const AttentionTask<T>& t) {
       }
     }
   });
+}
+
+// Rotary embedding of one head's row: its first 2 * half elements turn pair by pair, the rest
+// stays. Pairs are neighbours where interleaved, else a half apart. `y` may be `x`.
+template <class T>
+void rotate_pairs(const T* x, T* y, const T* cos, const T* sin, int64_t half, bool interleaved) {
+  const int64_t step = interleaved ? 2 : 1, second = interleaved ? 1 : half;
+  for (int64_t p = 0; p < half; ++p) {
+    const T a = x[p * step], b = x[p * step + second];
+    y[p * step] = a * cos[p] - b * sin[p];
+    y[p * step + second] = b * cos[p] + a * sin[p];
+  }
+}
+
+// Attribute `scale` of com.microsoft's operators, by default 1 / sqrt(head_size).
+template <class T>
+T read_scale(const NodeContext& c, int64_t head_size) {
+  const float given = c.node().float_or("scale", 0);
+  return given != 0 ? static_cast<T>(given) : T{1} / std::sqrt(static_cast<T>(head_size));
 }
 
 // Copies `count` positions of all heads into a tensor [batch, heads, total, size] at position `at`.

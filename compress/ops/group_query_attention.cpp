@@ -126,7 +126,7 @@ constexpr int64_t kQueriesAtOnce = 64;  // they share a mask, and read no keys b
 int64_t queries_at_once(const GroupQuery& g) { return std::min(g.queries, kQueriesAtOnce); }
 
 // Of one sequence; query heads of a group are rows of one product where there is one query, heads
-// that read the same keys elsewhere. `first` is a query of all `g.queries`.
+// that read the same keys elsewhere.
 kernels::AttentionF32 fast_plan(const GroupQuery& g, int64_t queries, int64_t keys, float scale) {
   kernels::AttentionF32 plan;
   const int64_t group = g.heads / g.kv_heads, cache = g.present() * g.size;
@@ -203,12 +203,7 @@ void GroupQueryKernel<T>::turn(const KernelArgs& args, T* row, int64_t position)
   }
   const T* cos = args.inputs[kCos].as<const T>() + position * half;
   const T* sin = args.inputs[kSin].as<const T>() + position * half;
-  const int64_t step = interleaved ? 2 : 1, second = interleaved ? 1 : half;
-  for (int64_t p = 0; p < half; ++p) {
-    const T a = row[p * step], b = row[p * step + second];
-    row[p * step] = a * cos[p] - b * sin[p];
-    row[p * step + second] = b * cos[p] + a * sin[p];
-  }
+  rotate_pairs(row, row, cos, sin, half, interleaved);
 }
 
 template <class T>
@@ -352,8 +347,7 @@ Kernel prepare_group_query(const NodeContext& c) {
       k.bias_head = s[1] == 1 ? 0 : s[2] * s[3];
       k.bias_batch = s[0] == 1 ? 0 : s[1] * s[2] * s[3];
     }
-    const float scale = c.node().float_or("scale", 0);
-    k.scale = scale != 0 ? static_cast<T>(scale) : T{1} / std::sqrt(static_cast<T>(g.size));
+    k.scale = read_scale<T>(c, g.size);
     k.softcap = static_cast<T>(c.node().float_or("softcap", 0));
     k.window = c.node().int_or("local_window_size", -1);
     Kernel kernel;

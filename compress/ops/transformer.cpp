@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "compress/core/parallel.h"
+#include "compress/ops/attention_loops.h"
 #include "compress/ops/compute_families.h"
 #include "compress/ops/typed.h"
 
@@ -344,19 +345,12 @@ void rotate(const Rotary& r, const KernelArgs& args) {
   const T* sin = args.inputs[slot + 1].as<const T>();
   const int64_t* ids = data_or_null<int64_t>(args, static_cast<size_t>(r.id_slot));
   T* y = args.outputs[0].as<T>();
-  const int64_t second = r.interleaved ? 1 : r.half;
-  const int64_t step = r.interleaved ? 2 : 1;
   parallel_for(0, r.batch * r.steps, 4, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       const int64_t at = position_of(r, ids, i / r.steps, i % r.steps) * r.half;
       for (int64_t h = 0; h < r.heads; ++h) {
         const int64_t row = r.row(i / r.steps, h, i % r.steps);
-        for (int64_t p = 0; p < r.half; ++p) {
-          const T a = x[row + p * step];
-          const T b = x[row + p * step + second];
-          y[row + p * step] = a * cos[at + p] - b * sin[at + p];
-          y[row + p * step + second] = b * cos[at + p] + a * sin[at + p];
-        }
+        rotate_pairs(x + row, y + row, cos + at, sin + at, r.half, r.interleaved);
         std::copy(x + row + 2 * r.half, x + row + r.size, y + row + 2 * r.half);
       }
     }

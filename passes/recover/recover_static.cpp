@@ -323,18 +323,18 @@ class StaticRecovery {
     const bool has_bias = add_to_bias(id, shift);
     for (int64_t group = 0; group < gram.groups(); ++group) {
       const Eigen::MatrixXd hessian = has_bias ? gram.centered_sum(group) : gram.sum(group);
+      const int64_t first = group * layout.group_rows;
       RowMatrixXf part(layout.group_rows, layout.k);
       for (int64_t r = 0; r < layout.group_rows; ++r) {
         for (int64_t c = 0; c < layout.k; ++c) {
-          part(r, c) = from[layout.at(group * layout.group_rows + r, c)];
+          part(r, c) = from[layout.at(first + r, c)];
         }
       }
-      const int64_t first = group * layout.group_rows;
       const RowMatrixXi q = narrow ? round_with_scales(part, hessian, dtype, first, to)
                                    : round_on_scales(part, hessian, dtype, first, to);
+      const Eigen::VectorXd mean = gram.mean(group);
       for (int64_t r = 0; r < layout.group_rows; ++r) {
         double error = 0;
-        const Eigen::VectorXd mean = gram.mean(group);
         const auto step = static_cast<size_t>(to.scales.size() == 1 ? 0 : first + r);
         for (int64_t c = 0; c < layout.k; ++c) {
           to.integers[layout.at(first + r, c)] = q(r, c);
