@@ -28,6 +28,8 @@ constexpr Examples kExamples[] = {
      "  compress prune model.onnx -o sparse.onnx --sparsity 0.5\n"
      "  compress prune model.onnx -o sparse.onnx --sparsity 0.3 --data test.npz \\\n"
      "      --gate 'top1_drop<=1%'\n"
+     "  compress prune model.onnx -o sparse.onnx --granularity 2:4\n"
+     "  compress prune model.onnx -o sparse.onnx --granularity block:4x4 --sparsity 0.7\n"
      "Weights become zero; the file keeps its size.\n"},
     {"quantize",
      "Examples:\n"

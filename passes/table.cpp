@@ -79,9 +79,12 @@ constexpr OptionDef kExclude = {"exclude", OptionType::list, "",
 
 const std::array kPruneOptions = {
     OptionDef{"method", OptionType::choice, "magnitude", "how weights are ranked", "magnitude"},
-    OptionDef{"granularity", OptionType::choice, "element", "what goes as one", "element"},
-    OptionDef{"sparsity", OptionType::number, "0.5", "share of the weights that become zero",
-              "0..1"},
+    OptionDef{
+        "granularity", OptionType::text, "element",
+        "what goes as one; element: single weights; N:M, as 2:4: N of each M neighbours along "
+        "a layer's inputs stay, for sparse kernels; block:RxC: R outputs by C inputs"},
+    OptionDef{"sparsity", OptionType::number, "",
+              "share of what --granularity names that goes (default: 0.5; N:M implies it)", "0..1"},
     OptionDef{"scope", OptionType::choice, "layer",
               "layer: the sparsity holds in each tensor; global: over all weights together, which "
               "may empty whole layers",

@@ -15,16 +15,19 @@ namespace {
 // comes above infinity, so that it is kept.
 uint64_t key_of(double magnitude) { return std::bit_cast<uint64_t>(std::fabs(magnitude)); }
 
+template <class T>
+uint64_t float_key(const TensorView& view, int64_t i) {
+  const T x = static_cast<const T*>(view.data)[i];
+  if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
+    return key_of(static_cast<double>(to_float(x)));
+  } else {
+    return key_of(static_cast<double>(x));
+  }
+}
+
 template <class T, class Visit>
 void visit_floats(const TensorView& view, Visit&& visit) {
-  const T* data = static_cast<const T*>(view.data);
-  for (int64_t i = 0; i < view.count(); ++i) {
-    if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
-      visit(i, key_of(static_cast<double>(to_float(data[i]))));
-    } else {
-      visit(i, key_of(static_cast<double>(data[i])));
-    }
-  }
+  for (int64_t i = 0; i < view.count(); ++i) visit(i, float_key<T>(view, i));
 }
 
 int32_t integer_at(const TensorView& view, int64_t i) {
@@ -44,13 +47,15 @@ int32_t integer_at(const TensorView& view, int64_t i) {
   }
 }
 
+uint64_t integer_key(const PruneTarget& target, const TensorView& view, int64_t i) {
+  const size_t p = target.param_of(i);
+  return key_of((integer_at(view, i) - target.zero_points[p]) * target.scales[p]);
+}
+
 template <class Visit>
 void visit_keys(const PruneTarget& target, const TensorView& view, Visit&& visit) {
   if (!target.scales.empty()) {
-    for (int64_t i = 0; i < view.count(); ++i) {
-      const size_t p = target.param_of(i);
-      visit(i, key_of((integer_at(view, i) - target.zero_points[p]) * target.scales[p]));
-    }
+    for (int64_t i = 0; i < view.count(); ++i) visit(i, integer_key(target, view, i));
     return;
   }
   switch (view.dtype) {
@@ -112,7 +117,25 @@ Threshold select_smallest(const std::vector<const PruneTarget*>& targets, int64_
   return threshold;
 }
 
-Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
+uint64_t PruneTarget::key_at(const TensorView& view, int64_t i) const {
+  if (!scales.empty()) return integer_key(*this, view, i);
+  switch (view.dtype) {
+    case DType::float32:
+      return float_key<float>(view, i);
+    case DType::float64:
+      return float_key<double>(view, i);
+    case DType::float16:
+      return float_key<Half>(view, i);
+    default:
+      return float_key<BFloat16>(view, i);
+  }
+}
+
+namespace {
+
+// A copy in which the elements for which goes(i, key) are zero; asked in their order.
+template <class Goes>
+Zeroed zero_if(const PruneTarget& target, Goes&& goes) {
   const TensorData data = target.tensor.read();
   Zeroed out;
   out.tensor = Tensor::allocate(target.tensor.dtype(), target.tensor.shape());
@@ -120,9 +143,7 @@ Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
   if (data.bytes().empty()) return out;
   std::memcpy(bytes, data.bytes().data(), data.bytes().size());
   visit_keys(target, data.view(), [&](int64_t i, uint64_t key) {
-    const bool is_tie = key == threshold.key && threshold.ties > 0;
-    if (is_tie) --threshold.ties;
-    if (key < threshold.key || is_tie) {
+    if (goes(i, key)) {
       write_zero(target, bytes, i);
       ++out.zeros;
       out.changed += key != 0;
@@ -131,6 +152,20 @@ Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
     }
   });
   return out;
+}
+
+}  // namespace
+
+Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
+  return zero_if(target, [&](int64_t, uint64_t key) {
+    const bool is_tie = key == threshold.key && threshold.ties > 0;
+    if (is_tie) --threshold.ties;
+    return key < threshold.key || is_tie;
+  });
+}
+
+Zeroed zero_masked(const PruneTarget& target, const std::vector<uint8_t>& mask) {
+  return zero_if(target, [&](int64_t i, uint64_t) { return mask[static_cast<size_t>(i)] != 0; });
 }
 
 }  // namespace compress

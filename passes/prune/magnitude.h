@@ -22,6 +22,8 @@ struct PruneTarget {
 
   // Which scale belongs to element i.
   size_t param_of(int64_t i) const;
+  // The magnitude of element i as an integer that orders like it, which is its bits as a double.
+  uint64_t key_at(const TensorView& content, int64_t i) const;
 };
 
 // Everything below this goes, and of what equals it the first `ties`, in the order of the targets.
@@ -44,5 +46,8 @@ struct Zeroed {
 
 // The target with its smallest weights set to zero; takes the ties that it uses from `threshold`.
 Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold);
+
+// The same where mask[i] is not 0.
+Zeroed zero_masked(const PruneTarget& target, const std::vector<uint8_t>& mask);
 
 }  // namespace compress

@@ -1,224 +1,48 @@
 // Magnitude pruning: the smallest weights of each tensor (--scope layer) or of the whole model
-// (--scope global) become zero, exactly as many as the sparsity asks for, ties by index.
-#include <algorithm>
-#include <cmath>
-#include <map>
-#include <set>
-
+// (--scope global) become zero, exactly as many as the sparsity asks for, ties by index. Blocks go
+// by the root of their mean square; of N:M each group keeps its N largest.
 #include "compress/error.h"
-#include "compress/graph/label.h"
-#include "passes/edit.h"
-#include "passes/prune/magnitude.h"
+#include "passes/prune/candidates.h"
+#include "passes/prune/masks.h"
 #include "passes/prune/prune.h"
-#include "passes/select.h"
-#include "passes/weights.h"
 
 namespace compress {
 namespace {
 
-// One constant and all who read it as a weight.
-struct Candidate {
-  Graph* home;
-  ValueId value;
-  std::vector<WeightRead> reads;
-  PruneTarget target;
-};
-
-// The constant behind Identity nodes, or nullptr.
-const Tensor* plain_constant(const Graph& graph, ValueId id) {
-  while (id != kNoValue) {
-    const Value& value = graph.value(id);
-    if (value.is_constant()) return &value.constant;
-    if (value.producer == kNoNode || !graph.node(value.producer).is("Identity")) return nullptr;
-    id = operand(graph.node(value.producer), 0);
+void prune_elements(std::vector<Candidate>& candidates, double sparsity, bool together,
+                    PruneReport& report) {
+  std::vector<const PruneTarget*> targets;
+  int64_t count = 0;
+  for (const Candidate& candidate : candidates) {
+    targets.push_back(&candidate.target);
+    count += candidate.target.tensor.count();
   }
-  return nullptr;
+  if (targets.empty()) return;
+  Threshold shared;
+  if (together) shared = select_smallest(targets, wanted_zeros(sparsity, count));
+  for (Candidate& candidate : candidates) {
+    const PruneTarget& target = candidate.target;
+    Threshold own;
+    if (!together) own = select_smallest({&target}, wanted_zeros(sparsity, target.tensor.count()));
+    report.set(candidate, zero_smallest(target, together ? shared : own));
+  }
 }
-
-// Fills in the parameters of the DequantizeLinear; "" or why the weights cannot be pruned.
-std::string read_parameters(const WeightRead& read, PruneTarget& target) {
-  const Node& node = read.graph->node(read.dequantize);
-  const Tensor* scale = plain_constant(*read.graph, operand(node, 1));
-  if (scale == nullptr || !is_float(scale->dtype())) return "its scale is computed";
-  target.scales = scale->to_doubles();
-  target.zero_points.assign(target.scales.size(), 0);
-  if (operand(node, 2) != kNoValue) {
-    const Tensor* zero = plain_constant(*read.graph, node.inputs[2]);
-    if (zero == nullptr || zero->count() != scale->count()) return "its zero point is computed";
-    const std::vector<int64_t> values = zero->to_ints();
-    for (size_t i = 0; i < values.size(); ++i) {
-      target.zero_points[i] = static_cast<int32_t>(values[i]);
-    }
-  }
-  if (target.scales.size() == 1) return "";
-  const Shape& shape = target.tensor.shape();
-  const int axis = normalize_axis(node.int_or("axis", 1), shape.rank());
-  target.axis_size = shape[axis];
-  target.inner = shape.count(axis + 1, shape.rank());
-  target.block_size = node.int_or("block_size", 0);
-  const int64_t blocks =
-      target.block_size > 0 ? (target.axis_size + target.block_size - 1) / target.block_size : 0;
-  const int64_t expected = target.block_size > 0 && target.axis_size > 0
-                               ? target.tensor.count() / target.axis_size * blocks
-                               : target.axis_size;
-  return scale->count() == expected ? "" : "its scales do not fit its shape";
-}
-
-// A reader of the constant, or of what Reshape, Transpose, Q/DQ... make of it, that is no weight
-// slot; "" where there is none.
-std::string other_reader(const Graph& home, ValueId constant, bool gather) {
-  std::vector<std::pair<const Graph*, ValueId>> open = {{&home, constant}};
-  while (!open.empty()) {
-    const auto [graph, id] = open.back();
-    open.pop_back();
-    if (graph->is_output(id)) return "a graph output";
-    for (const Use& use : graph->uses(id)) {
-      const Node& node = graph->node(use.node);
-      if (use.slot >= static_cast<int32_t>(node.inputs.size())) {
-        for (const Body& body : node.bodies) {
-          for (const Body::Capture& capture : body.captures) {
-            if (capture.outer == id) open.emplace_back(body.graph.get(), capture.inner);
-          }
-        }
-        continue;
-      }
-      const std::vector<int> slots = weight_slots(node, gather);
-      if (std::find(slots.begin(), slots.end(), use.slot) != slots.end()) continue;
-      const bool moves = use.slot == 0 && passes_weights(node);
-      if (!moves) return describe(*graph, node);
-      for (const ValueId out : node.outputs) {
-        if (out != kNoValue) open.emplace_back(graph, out);
-      }
-    }
-  }
-  return "";
-}
-
-std::vector<Candidate> find_candidates(Model& model, bool gather) {
-  std::vector<Candidate> out;
-  std::map<std::pair<Graph*, ValueId>, size_t> index;
-  for (const WeightRead& read : find_weights(model, gather)) {
-    const auto [row, is_new] = index.emplace(std::pair(read.home, read.value), out.size());
-    if (is_new) {
-      out.push_back({read.home, read.value, {}, {}});
-      out.back().target.tensor = read.home->value(read.value).constant;
-    }
-    out[row->second].reads.push_back(read);
-  }
-  return out;
-}
-
-// "" where the candidate is to be pruned.
-std::string refusal(Candidate& candidate, const Selection& selection, bool gather) {
-  for (const WeightRead& read : candidate.reads) {
-    const Node& node = read.graph->node(read.node);
-    if (!selection.wants_op(node.op_type, true)) return "not among --op-types";
-    if (std::string reason = selection.refusal(node); !reason.empty()) return reason;
-  }
-  const std::string reader = other_reader(*candidate.home, candidate.value, gather);
-  if (!reader.empty()) return "also read by " + reader;
-  const WeightRead& first = candidate.reads.front();
-  const bool quantized = first.dequantize != kNoNode;
-  const DType dtype = candidate.target.tensor.dtype();
-  if (!can_prune(dtype, quantized)) return fmt::format("weights of type {}", info(dtype).name);
-  return quantized ? read_parameters(first, candidate.target) : "";
-}
-
-int64_t wanted_zeros(double sparsity, int64_t count) {
-  return std::clamp<int64_t>(std::llround(sparsity * static_cast<double>(count)), 0, count);
-}
-
-class Pruner {
- public:
-  Pruner(std::vector<Candidate> candidates, double sparsity)
-      : candidates_(std::move(candidates)), sparsity_(sparsity) {}
-
-  void prune_layers() {
-    for (Candidate& candidate : candidates_) {
-      Threshold threshold = select_smallest(
-          {&candidate.target}, wanted_zeros(sparsity_, candidate.target.tensor.count()));
-      apply(candidate, threshold);
-    }
-  }
-
-  void prune_together() {
-    std::vector<const PruneTarget*> targets;
-    int64_t count = 0;
-    for (const Candidate& candidate : candidates_) {
-      targets.push_back(&candidate.target);
-      count += candidate.target.tensor.count();
-    }
-    if (targets.empty()) return;
-    Threshold threshold = select_smallest(targets, wanted_zeros(sparsity_, count));
-    for (Candidate& candidate : candidates_) apply(candidate, threshold);
-  }
-
-  PassResult result() {
-    PassResult out;
-    out.changed = changed_ > 0;
-    out.details = {{"tensors", static_cast<int64_t>(candidates_.size())},
-                   {"weights", weights_},
-                   {"zeros", zeros_},
-                   {"sparsity", ratio(zeros_, weights_)},
-                   {"layers", std::move(layers_)}};
-    return out;
-  }
-
- private:
-  static double ratio(int64_t part, int64_t whole) {
-    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-  }
-
-  void apply(Candidate& candidate, Threshold& threshold) {
-    Zeroed zeroed = zero_smallest(candidate.target, threshold);
-    const int64_t count = candidate.target.tensor.count();
-    if (zeroed.changed > 0) candidate.home->set_constant(candidate.value, std::move(zeroed.tensor));
-    candidate.target.tensor = Tensor();
-    weights_ += count;
-    zeros_ += zeroed.zeros;
-    changed_ += zeroed.changed;
-    const WeightRead& read = candidate.reads.front();
-    layers_.push_back({{"node", label(*read.graph, read.graph->node(read.node))},
-                       {"tensor", candidate.home->value(candidate.value).name},
-                       {"weights", count},
-                       {"zeros", zeroed.zeros},
-                       {"sparsity", ratio(zeroed.zeros, count)}});
-  }
-
-  std::vector<Candidate> candidates_;
-  double sparsity_;
-  int64_t weights_ = 0;
-  int64_t zeros_ = 0;
-  int64_t changed_ = 0;
-  Json layers_ = Json::array();
-};
 
 }  // namespace
 
 PassResult prune_magnitude(Model& model, PassContext& context) {
-  const Selection selection(context.options);
-  const bool gather = selection.names_op("Gather");
-  adopt_constant_nodes(model.graph);
-  std::vector<Candidate> chosen;
-  std::vector<Skipped> skipped;
-  for (Candidate& candidate : find_candidates(model, gather)) {
-    const WeightRead& read = candidate.reads.front();
-    const std::string node = label(*read.graph, read.graph->node(read.node));
-    if (std::string reason = refusal(candidate, selection, gather); !reason.empty()) {
-      skipped.push_back({node, std::move(reason)});
-    } else {
-      chosen.push_back(std::move(candidate));
-    }
-  }
-  Pruner pruner(std::move(chosen), context.options.number("sparsity"));
-  if (context.options.text("scope") == "global") {
-    pruner.prune_together();
+  const Granularity granularity = read_granularity(context.options);
+  const double sparsity = read_sparsity(context.options, granularity);
+  const bool together = context.options.text("scope") == "global";
+  Candidates candidates =
+      find_candidates(model, context.options, granularity.unit != PruneUnit::element);
+  PruneReport report;
+  if (granularity.unit == PruneUnit::element) {
+    prune_elements(candidates.chosen, sparsity, together, report);
   } else {
-    pruner.prune_layers();
+    prune_structures(candidates, granularity, sparsity, together, report);
   }
-  PassResult result = pruner.result();
-  result.skipped = std::move(skipped);
-  return result;
+  return report.result(std::move(candidates.skipped));
 }
 
 }  // namespace compress
