@@ -8,7 +8,7 @@
 namespace compress::train {
 namespace {
 
-constexpr size_t kCounts = 5, kNumbers = 3, kColumns = 5;
+constexpr size_t kCounts = 4, kNumbers = 3, kColumns = 5;
 
 struct Part {
   const char* name;
@@ -24,8 +24,8 @@ constexpr Part kParts[] = {{"values", &Checkpoint::Slot::values},
 std::vector<NamedTensor> pack_checkpoint(const Checkpoint& c) {
   const Progress& p = c.progress;
   std::vector<NamedTensor> out;
-  out.push_back({"progress/counts", Tensor::from<int64_t>({kCounts}, {p.epoch, p.batch, p.pending,
-                                                                      p.step, p.best_epoch})});
+  out.push_back({"progress/counts",
+                 Tensor::from<int64_t>({kCounts}, {p.epoch, p.batch, p.step, p.best_epoch})});
   out.push_back({"progress/numbers",
                  Tensor::from<double>({kNumbers}, {p.best_loss, p.loss_sum, p.first_loss})});
   for (const auto& [option, value] : c.run) {
@@ -78,8 +78,7 @@ void unpack_checkpoint(const std::vector<NamedTensor>& saved, Checkpoint& c) {
   }
   const auto counts = find("progress/counts", DType::int64, kCounts).to_ints();
   const auto numbers = find("progress/numbers", DType::float64, kNumbers).to_doubles();
-  c.progress = {counts[0], counts[1],  counts[2],  counts[3],
-                counts[4], numbers[0], numbers[1], numbers[2]};
+  c.progress = {counts[0], counts[1], counts[2], counts[3], numbers[0], numbers[1], numbers[2]};
   const std::vector<double> rows = find("progress/epochs", DType::float64, -1).to_doubles();
   c.epochs.clear();
   for (size_t i = 0; i + kColumns <= rows.size(); i += kColumns) {

@@ -14,10 +14,9 @@ namespace compress::train {
 
 // Where a run is. Random numbers are functions of seed, epoch and step, so these are all.
 struct Progress {
-  int64_t epoch = 0;    // that are done
-  int64_t batch = 0;    // of the current one, done
-  int64_t pending = 0;  // batches since the last update; 0 where a checkpoint is taken
-  int64_t step = 0;     // updates
+  int64_t epoch = 0;  // that are done
+  int64_t batch = 0;  // of the current one, done: whole updates
+  int64_t step = 0;   // updates
   int64_t best_epoch = 0;
   double best_loss = std::numeric_limits<double>::infinity();
   double loss_sum = 0;  // over the samples of the current epoch

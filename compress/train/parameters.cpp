@@ -184,9 +184,13 @@ std::vector<State> train_batch_norm(Graph& graph) {
                      taken.insert(node.inputs[3]).second && taken.insert(node.inputs[4]).second;
     if (!own) continue;  // statistics that two layers share stay what they are
     NodeSpec spec{"BatchNormalization", node.inputs, {node.name + "/y"}, node.attributes};
+    const auto momentum = static_cast<double>(node.float_or("momentum", 0.9f));
+    std::erase_if(spec.attributes, [](const Attribute& a) { return a.name == "momentum"; });
+    // The node gives the batch's own: batches of one update do not wait for each other.
+    spec.attributes.push_back({"momentum", 0.0f, ""});
     for (const size_t slot : {size_t{3}, size_t{4}}) {
       const Value& value = graph.value(node.inputs[slot]);
-      State state{value.name, kNoValue, kNoValue, value.constant};
+      State state{value.name, kNoValue, kNoValue, value.constant, momentum};
       state.input = spec.inputs[slot] = to_input(graph, node.inputs[slot]);
       states.push_back(std::move(state));
       spec.outputs.push_back(states.back().name + "/next");

@@ -32,12 +32,13 @@ std::vector<Parameter> find_parameters(const Graph& graph, const ParameterOption
 // Each constant becomes an input of its name, with its type.
 void bind_parameters(Graph& graph, std::vector<Parameter>& parameters);
 
-// A value that each step replaces by another: running statistics.
+// Running statistics: each batch moves them to momentum * before + (1 - momentum) * the batch's.
 struct State {
   std::string name;
   ValueId input = kNoValue;
-  ValueId output = kNoValue;
+  ValueId output = kNoValue;  // of the batch alone
   Tensor initial;
+  double momentum = 0;
 };
 
 // BatchNormalization normalizes by the batch, and its running statistics become state.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ struct Slot {
   Tensor tensor;  // borrows `values`
   std::shared_ptr<std::vector<float>> values;
   std::vector<float> best;
-  std::vector<float> gradient;  // the sum over accumulated batches
+  std::span<float> gradient;  // of one update
   std::vector<uint8_t> mask;
   Moments moments;
   bool decays = false;

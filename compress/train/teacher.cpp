@@ -8,28 +8,25 @@
 namespace compress::train {
 namespace {
 
-// Outputs for all samples are kept in memory where they take at most so much.
+// Outputs for all samples are kept in memory where they take at most so much together.
 constexpr uint64_t kKeptBytes = uint64_t{256} << 20;
 // What a file of outputs may take: it is made in memory.
 constexpr uint64_t kFileBytes = uint64_t{4} << 30;
 
 }  // namespace
 
-Teacher::Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples,
-                 int64_t batch)
+Teacher::Teacher(const Model& teacher, const LossInputs& inputs, int64_t batch)
     : inputs_(inputs),
       session_(in_context([] { return "the teacher"; },
                           [&] { return cut_teacher(teacher, inputs, batch); })),
-      may_keep_(may_keep),
-      samples_(samples) {}
+      batch_(batch) {}
 
 void Teacher::feed(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
                    std::vector<NamedTensor>& feeds) {
-  if (!look_up(indices, feeds) && !recall(indices, feeds)) compute(indices, sample, feeds);
+  if (!look_up(indices, feeds)) compute(sample, feeds);
 }
 
-void Teacher::compute(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
-                      std::vector<NamedTensor>& feeds) {
+void Teacher::compute(const std::vector<NamedTensor>& sample, std::vector<NamedTensor>& feeds) {
   const auto wanted = session_.inputs();
   std::vector<NamedTensor> own;
   for (size_t i = 0; i < wanted.size(); ++i) {
@@ -45,42 +42,8 @@ void Teacher::compute(const std::vector<int64_t>& indices, const std::vector<Nam
       in_context([] { return "the teacher"; }, [&] { return session_.run(own); });
   for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
     if (outputs[k].dtype() != DType::float32) outputs[k] = convert(outputs[k], DType::float32);
-    keep(indices, k, outputs[k]);
     feeds.push_back({inputs_.teacher[k], std::move(outputs[k])});
   }
-}
-
-void Teacher::keep(const std::vector<int64_t>& indices, size_t k, const Tensor& values) {
-  const auto rows = static_cast<int64_t>(indices.size());
-  if (!may_keep_ || values.shape().rank() == 0 || values.shape()[0] != rows) return;
-  const size_t bytes = static_cast<size_t>(values.bytes()) / indices.size();
-  if (bytes * inputs_.teacher.size() * samples_ > kKeptBytes) return;
-  const TensorData data = values.read();
-  shapes_[k] = values.shape();
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const auto* from = reinterpret_cast<const float*>(data.bytes().data() + i * bytes);
-    kept_[{k, indices[i]}].assign(from, from + bytes / sizeof(float));
-  }
-}
-
-bool Teacher::recall(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const {
-  std::vector<NamedTensor> found;
-  for (size_t k = 0; k < inputs_.teacher.size(); ++k) {
-    const auto shape = shapes_.find(k);
-    if (shape == shapes_.end()) return false;
-    Shape joined = shape->second;
-    joined[0] = static_cast<int64_t>(indices.size());
-    Tensor values = Tensor::allocate(DType::float32, joined);
-    float* to = values.mutable_as<float>().data();
-    for (const int64_t index : indices) {
-      const auto row = kept_.find({k, index});
-      if (row == kept_.end()) return false;
-      to = std::copy(row->second.begin(), row->second.end(), to);
-    }
-    found.push_back({inputs_.teacher[k], std::move(values)});
-  }
-  std::move(found.begin(), found.end(), std::back_inserter(feeds));
-  return true;
 }
 
 bool Teacher::look_up(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const {
@@ -103,36 +66,76 @@ bool Teacher::look_up(const std::vector<int64_t>& indices, std::vector<NamedTens
   return true;
 }
 
-std::vector<NamedTensor> Teacher::outputs(SampleSource& data, const std::vector<int64_t>& indices,
-                                          int64_t batch) {
-  std::vector<Tensor> all(inputs_.teacher.size());
+std::string Teacher::compute_all(SampleSource& data, const std::vector<int64_t>& indices,
+                                 uint64_t most, const Ranks& ranks, std::vector<Tensor>& all) {
   const auto size = static_cast<int64_t>(indices.size());
-  for (int64_t first = 0; first < size; first += batch) {
+  const auto compute_batch = [&](int64_t first) {
     const std::vector<int64_t> some(indices.begin() + first,
-                                    indices.begin() + std::min(first + batch, size));
+                                    indices.begin() + std::min(first + batch_, size));
     std::vector<NamedTensor> feeds;
-    compute(some, join(data, some).inputs, feeds);
-    for (size_t k = 0; k < feeds.size(); ++k) {
-      Shape shape = feeds[k].tensor.shape();
-      if (shape.rank() == 0 || shape[0] != static_cast<int64_t>(some.size())) {
-        fail(ErrorCode::usage,
-             "the teacher's '{}' has no row for each sample, so a file cannot keep it",
-             inputs_.sources[k]);
-      }
-      const int64_t width = shape.count(1, shape.rank());
-      if (first == 0) {
-        if (static_cast<uint64_t>(width) * static_cast<uint64_t>(size) > kFileBytes / 4) {
-          fail(ErrorCode::usage, "the teacher's '{}' is too large to be kept for {} samples",
-               inputs_.sources[k], size);
-        }
-        shape[0] = size;
-        all[k] = Tensor::allocate(DType::float32, shape);
-      }
-      const TensorData from = feeds[k].tensor.read();
-      std::copy(from.as<float>().begin(), from.as<float>().end(),
-                all[k].mutable_as<float>().data() + first * width);
+    compute(join(data, some).inputs, feeds);
+    return feeds;
+  };
+  // The first batch tells the sizes, to each rank.
+  const std::vector<NamedTensor> start = compute_batch(0);
+  uint64_t bytes = 0;
+  for (size_t k = 0; k < start.size(); ++k) {
+    Shape shape = start[k].tensor.shape();
+    if (shape.rank() == 0 || shape[0] != std::min(batch_, size)) {
+      return fmt::format("the teacher's '{}' has no row for each sample, so it cannot be kept",
+                         inputs_.sources[k]);
     }
+    shape[0] = 1;
+    bytes += static_cast<uint64_t>(shape.count()) * static_cast<uint64_t>(size) * sizeof(float);
   }
+  if (bytes > most) return fmt::format("the teacher's outputs are too large for {} samples", size);
+  for (const NamedTensor& feed : start) {
+    Shape shape = feed.tensor.shape();
+    shape[0] = size;
+    all.push_back(Tensor::allocate(DType::float32, shape));
+  }
+  const int64_t batches = (size + batch_ - 1) / batch_;
+  std::vector<double> fits(static_cast<size_t>(batches), 1);
+  for_own_parts(ranks, batches, [&](int64_t part) {
+    const std::vector<NamedTensor> feeds = part == 0 ? start : compute_batch(part * batch_);
+    const int64_t rows = std::min(batch_, size - part * batch_);
+    for (size_t k = 0; k < feeds.size(); ++k) {
+      const int64_t row = all[k].count() / size;
+      const TensorData from = feeds[k].tensor.read();
+      if (feeds[k].tensor.count() != rows * row) {
+        fits[static_cast<size_t>(part)] = 0;
+        return;
+      }
+      std::copy_n(from.as<float>().data(), rows * row,
+                  all[k].mutable_as<float>().data() + part * batch_ * row);
+    }
+  });
+  share_parts(ranks, batches, fits);
+  if (std::find(fits.begin(), fits.end(), 0.0) != fits.end()) {
+    return "the teacher's outputs have another size for each sample, so they cannot be kept";
+  }
+  for (Tensor& values : all) {
+    const size_t row_bytes = static_cast<size_t>(values.bytes()) / indices.size();
+    share_bytes(ranks, batches, row_bytes * static_cast<size_t>(batch_),
+                std::as_writable_bytes(values.mutable_as<float>()));
+  }
+  return "";
+}
+
+void Teacher::prepare(SampleSource& data, const std::vector<int64_t>& indices, const Ranks& ranks) {
+  if (!taken_.empty()) return;
+  std::vector<Tensor> all;
+  if (!compute_all(data, indices, kKeptBytes, ranks, all).empty()) return;
+  for (size_t row = 0; row < indices.size(); ++row) rows_[indices[row]] = row;
+  taken_ = std::move(all);
+}
+
+std::vector<NamedTensor> Teacher::outputs(SampleSource& data, const std::vector<int64_t>& indices,
+                                          const Ranks& ranks) {
+  std::vector<Tensor> all;
+  const std::string why = compute_all(data, indices, kFileBytes, ranks, all);
+  if (!why.empty()) fail(ErrorCode::usage, "--teacher-cache: {}", why);
+  const auto size = static_cast<int64_t>(indices.size());
   std::vector<NamedTensor> out = {
       {"samples", Tensor::from<int64_t>({size}, std::span<const int64_t>(indices))}};
   for (size_t k = 0; k < all.size(); ++k) {
@@ -168,7 +171,7 @@ void Teacher::take(const std::vector<NamedTensor>& outputs, SampleSource& data,
   for (const size_t at : {size_t{0}, indices.size() / 2, indices.size() - 1}) {
     std::vector<NamedTensor> kept, made;
     look_up({indices[at]}, kept);
-    compute({indices[at]}, join(data, {indices[at]}).inputs, made);
+    compute(join(data, {indices[at]}).inputs, made);
     for (size_t k = 0; k < kept.size(); ++k) {
       const TensorData a = kept[k].tensor.read(), b = made[k].tensor.read();
       if (a.as<float>().size() != b.as<float>().size()) refuse();

@@ -1,48 +1,49 @@
-// A teacher's outputs for samples: computed when asked for, and kept where they fit into memory or
-// where a file of an earlier run has them.
+// A teacher's outputs for samples: computed ahead of training where they fit into memory, taken
+// from a file of an earlier run, or else computed when asked for.
 #pragma once
 
 #include <map>
+#include <string>
 #include <vector>
 
 #include "compress/runtime/sample_source.h"
 #include "compress/runtime/session.h"
 #include "compress/train/loss.h"
+#include "compress/train/ranks.h"
 
 namespace compress::train {
 
 class Teacher {
  public:
-  // `may_keep`: a sample's outputs are the same whenever it is fed (no augmentation). `samples`:
-  // how many there are; `batch`: the most at once.
-  Teacher(const Model& teacher, const LossInputs& inputs, bool may_keep, size_t samples,
-          int64_t batch);
+  // `batch`: the most samples at once.
+  Teacher(const Model& teacher, const LossInputs& inputs, int64_t batch);
 
   // Appends a feed for each value; samples are told apart by their index.
   void feed(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
             std::vector<NamedTensor>& feeds);
 
+  // Keeps the outputs of all these samples, if they fit; the ranks share the work. Batches are
+  // those of `indices` in order, so that a sample's last bits do not depend on what it is trained
+  // with.
+  void prepare(SampleSource& data, const std::vector<int64_t>& indices, const Ranks& ranks);
   // All outputs of these samples, as `take` wants them.
   std::vector<NamedTensor> outputs(SampleSource& data, const std::vector<int64_t>& indices,
-                                   int64_t batch);
+                                   const Ranks& ranks);
   // Uses what an earlier run computed. Fails (usage) where a few samples show that it was of
   // another teacher or of other data.
   void take(const std::vector<NamedTensor>& outputs, SampleSource& data,
             const std::vector<int64_t>& indices);
 
  private:
-  void compute(const std::vector<int64_t>& indices, const std::vector<NamedTensor>& sample,
-               std::vector<NamedTensor>& feeds);
-  void keep(const std::vector<int64_t>& indices, size_t k, const Tensor& values);
-  bool recall(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const;
+  void compute(const std::vector<NamedTensor>& sample, std::vector<NamedTensor>& feeds);
+  // A tensor a value, of all samples; else why there are none.
+  std::string compute_all(SampleSource& data, const std::vector<int64_t>& indices, uint64_t most,
+                          const Ranks& ranks, std::vector<Tensor>& all);
   bool look_up(const std::vector<int64_t>& indices, std::vector<NamedTensor>& feeds) const;
 
   const LossInputs& inputs_;
   Session session_;
-  bool may_keep_;
-  size_t samples_;
-  std::map<size_t, Shape> shapes_;
-  std::map<std::pair<size_t, int64_t>, std::vector<float>> kept_;
+  int64_t batch_;
   std::map<int64_t, size_t> rows_;  // of `taken_`, by sample
   std::vector<Tensor> taken_;       // one a value: [samples, ...]
 };

@@ -10,6 +10,7 @@
 #include "compress/train/augment.h"
 #include "compress/train/loss.h"
 #include "compress/train/optimizer.h"
+#include "compress/train/ranks.h"
 #include "compress/train/sparsity.h"
 
 namespace compress::train {
@@ -17,7 +18,7 @@ namespace compress::train {
 struct TrainOptions {
   int64_t epochs = 1;
   int64_t batch = 32;
-  int64_t accumulate = 1;  // batches whose gradients add up to one update
+  int64_t accumulate = 1;  // batches whose gradients add up to one update: what ranks share
   OptimizerOptions optimizer;
   ScheduleOptions schedule;  // `total` and `every` are set by the trainer
   int64_t warmup_epochs = 0;
@@ -66,6 +67,10 @@ struct TrainHooks {
   std::function<void(const EpochRecord&)> epoch;
   std::function<void(const std::vector<NamedTensor>&)> save;
   double save_seconds = 60;  // between two calls within an epoch; each epoch's end is saved as well
+  // Who else runs the same train() with the same operands: the result is that of one process. Only
+  // rank 0's `save` is called; `teacher_outputs` and whether there is a `save_teacher` are the same
+  // on all.
+  Ranks ranks;
   // The teacher's outputs for all samples, as `save_teacher` of an earlier run was given them.
   std::vector<NamedTensor> teacher_outputs;
   std::function<void(const std::vector<NamedTensor>&)> save_teacher;

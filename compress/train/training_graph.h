@@ -11,7 +11,7 @@
 
 namespace compress::train {
 
-// Outputs: the loss, a gradient for each parameter, the next value of each state.
+// Outputs: the loss, a gradient for each parameter, the batch's own value of each state.
 struct TrainingGraph {
   Model model;
   std::vector<Parameter> parameters;  // those that the loss depends on
