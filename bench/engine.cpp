@@ -1,9 +1,11 @@
 // Every model in both engines, ours and ONNX Runtime (a Python child), alternately run by run;
 // prints medians, smallest runs, and the ratios of each. Usage:
-//   engine [--threads N] [--seconds S] [--python PYTHON] [--profile | --memory FEED.npz] MODEL...
-// With --profile: our engine alone, each kernel's share of a run. With --memory, which
-// bench/memory.py calls: writes a feed, and prints the most memory in kB before a model is read and
-// after three runs.
+//   engine [--threads N] [--seconds S] [--python PYTHON] [--profile] MODEL...
+//   engine --write-feed FEED.npz MODEL
+//   engine --memory FEED.npz [--small MODEL] [--threads N] MODEL
+// With --profile: our engine alone, each kernel's share of a run. bench/memory.py calls the other
+// two: with --memory, the most memory in kB after the feed is read, before the model is, and after
+// three runs.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -14,6 +16,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -110,8 +113,9 @@ struct Settings {
   double seconds = 3;
   std::string python = "python3";
   bool profile = false;
-  std::string memory;  // file for the feed
-  std::string small;   // a model to run before memory is measured
+  std::string write_feed;  // file for the feed
+  std::string memory;      // the feed of a run whose memory is measured
+  std::string small;       // a model to run before that
 };
 
 // Most resident memory so far, kB.
@@ -128,18 +132,32 @@ void run_thrice(const compress::Model& model, const std::vector<NamedTensor>& fe
   for (int run = 0; run < 3; ++run) session.run(feed);
 }
 
+std::vector<NamedTensor> feed_for(const fs::path& path, const compress::Model& model) {
+  return compress::random_feed(model, shapes_for(path.stem().string()), 1);
+}
+
+// In memory of the process, as NumPy's arrays are, not mapped.
+std::vector<NamedTensor> read_feed(const std::string& path) {
+  std::vector<NamedTensor> feed;
+  const compress::NpzReader reader(path);
+  for (const std::string& name : reader.names()) {
+    const compress::Tensor stored = reader.read(name);
+    compress::Tensor copy = compress::Tensor::allocate(stored.dtype(), stored.shape());
+    std::memcpy(copy.mutable_data(), stored.read().bytes().data(), copy.bytes());
+    feed.push_back({name, copy});
+  }
+  return feed;
+}
+
 void measure_memory(const fs::path& path, const Settings& settings) {
   if (!settings.small.empty()) {
     const compress::Model small = compress::read_onnx(settings.small);
     run_thrice(small, compress::random_feed(small, {}, 1));
   }
+  const std::vector<NamedTensor> feed = read_feed(settings.memory);
   const int64_t before = peak_memory();
-  const compress::Model model = compress::read_onnx(path.string());
-  const std::vector<NamedTensor> feed =
-      compress::random_feed(model, shapes_for(path.stem().string()), 1);
-  run_thrice(model, feed);
+  run_thrice(compress::read_onnx(path.string()), feed);
   fmt::print("{} {}\n", before, peak_memory());
-  compress::write_npz(settings.memory, feed, true);
 }
 
 // Medians of a kernel's time by node; the slowest first.
@@ -147,8 +165,7 @@ void profile(const fs::path& path) {
   constexpr size_t kRuns = 9;
   constexpr size_t kRows = 40;
   const compress::Model model = compress::read_onnx(path.string());
-  const std::vector<NamedTensor> feed =
-      compress::random_feed(model, shapes_for(path.stem().string()), 1);
+  const std::vector<NamedTensor> feed = feed_for(path, model);
   compress::Session session(model);
   session.run(feed);
   std::vector<std::vector<double>> times;
@@ -193,7 +210,7 @@ struct Ratios {
 Ratios compare(const fs::path& path, const Settings& settings) {
   const std::string name = path.stem().string();
   const compress::Model model = compress::read_onnx(path.string());
-  const std::vector<NamedTensor> feed = compress::random_feed(model, shapes_for(name), 1);
+  const std::vector<NamedTensor> feed = feed_for(path, model);
   const std::string feed_path = fmt::format("/tmp/engine_feed_{}.npz", getpid());
   compress::write_npz(feed_path, feed, true);
   const std::string runner = (fs::path(__FILE__).parent_path() / "ort_runner.py").string();
@@ -247,6 +264,8 @@ int main(int argc, char** argv) {
       settings.python = argv[++i];
     } else if (word == "--profile") {
       settings.profile = true;
+    } else if (word == "--write-feed" && i + 1 < argc) {
+      settings.write_feed = argv[++i];
     } else if (word == "--memory" && i + 1 < argc) {
       settings.memory = argv[++i];
     } else if (word == "--small" && i + 1 < argc) {
@@ -261,8 +280,14 @@ int main(int argc, char** argv) {
   }
   std::sort(models.begin(), models.end());
   compress::set_thread_count(settings.threads);
+  if (!settings.write_feed.empty()) {
+    const std::vector<NamedTensor> feed =
+        feed_for(models.at(0), compress::read_onnx(models[0].string()));
+    compress::write_npz(settings.write_feed, feed, true);
+    return 0;
+  }
   if (!settings.memory.empty()) {
-    for (const fs::path& path : models) measure_memory(path, settings);
+    measure_memory(models.at(0), settings);
     return 0;
   }
   if (settings.profile) {

@@ -2,11 +2,11 @@
 
     python bench/memory.py --engine build/bin/bench_engine [--threads N] [--warm] MODEL.onnx...
 
-Counted is the most resident memory (VmHWM) after three runs, less what the process had at its peak before it
-read the model: the program itself, or Python with numpy and onnxruntime imported. With --warm each engine has
-run a model of one convolution and one product before that: their code and tables of operators, some 15 MB, are
-in memory then, and what is left is the model's. Pages of the mapped model file count. Both engines run the same
-feed.
+Counted is the most resident memory (VmHWM) after three runs: of the whole process, which for ONNX Runtime
+means Python and numpy, too, and less what the process had at its peak before it read the model, the feed in memory.
+With --warm each engine has run a model of one convolution and one product before that: their code and tables of
+operators, some 15 MB, are in memory then, and what is left is the model's. Pages of the mapped model file count.
+Both engines run the same feed.
 """
 import argparse
 import math
@@ -62,7 +62,7 @@ def measured(command):
     if done.returncode != 0:
         return None
     before, after = map(int, done.stdout.split()[-2:])
-    return (after - before) / 1024
+    return (after - before) / 1024, after / 1024
 
 
 def main():
@@ -78,7 +78,7 @@ def main():
     if args.child:
         return onnxruntime_run(args.models[0], args.child, args.threads, args.small)
     ratios = []
-    print(f"{'model':26}{'ours MB':>9}{'ORT MB':>9}{'ratio':>7}")
+    print(f"{'model':26}{'ours MB':>9}{'ORT MB':>9}{'ratio':>7}   whole process: ours MB, ORT MB")
     with tempfile.TemporaryDirectory() as folder:
         feed = os.path.join(folder, "feed.npz")
         small = os.path.join(folder, "small.onnx")
@@ -88,17 +88,17 @@ def main():
             options = ["--threads", str(args.threads)]
             if args.warm:
                 options += ["--small", small]
+            subprocess.run([args.engine, "--write-feed", feed, model], check=True)
             ours = measured([args.engine, "--memory", feed, *options, model])
-            theirs = None
-            if ours is not None:
-                theirs = measured([sys.executable, __file__, "--engine", args.engine, "--child", feed,
-                                   *options, model])
+            theirs = measured([sys.executable, __file__, "--engine", args.engine, "--child", feed,
+                               *options, model])
             name = pathlib.Path(model).stem
             if ours is None or theirs is None:
                 print(f"{name:26} not run by {'us' if ours is None else 'ONNX Runtime'}")
                 continue
-            ratios.append(ours / theirs)
-            print(f"{name:26}{ours:9.1f}{theirs:9.1f}{ratios[-1]:7.2f}", flush=True)
+            ratios.append(ours[0] / theirs[0])
+            print(f"{name:26}{ours[0]:9.1f}{theirs[0]:9.1f}{ratios[-1]:7.2f}{ours[1]:26.1f}{theirs[1]:8.1f}",
+                  flush=True)
     if ratios:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         print(f"geometric mean of {len(ratios)}: {mean:.2f}; largest: {max(ratios):.2f}")

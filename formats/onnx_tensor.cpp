@@ -139,23 +139,8 @@ bool has_odd_bool(std::string_view bytes) {
   return std::any_of(bytes.begin(), bytes.end(), [](char c) { return (c & ~1) != 0; });
 }
 
-Tensor late_copy(DType dtype, const Shape& shape, std::string_view bytes,
-                 std::shared_ptr<const void> owner) {
-  auto group = std::make_shared<DeferredGroup>(
-      std::vector<size_t>{bytes.size()},
-      [bytes, owner = std::move(owner)](std::span<const std::span<std::byte>> out) {
-        constexpr size_t kSlice = size_t{4} << 20;  // never twice in memory as a whole
-        for (size_t at = 0; at < bytes.size(); at += kSlice) {
-          const std::string_view slice = bytes.substr(at, kSlice);
-          std::memcpy(out[0].data() + at, slice.data(), slice.size());
-          drop_mapped_pages(std::as_bytes(std::span(slice)));
-        }
-      });
-  return Tensor::deferred(dtype, shape, std::move(group), 0);
-}
-
 Tensor from_bytes(const TensorWire& tensor, DType dtype, const Shape& shape, std::string_view bytes,
-                  const std::shared_ptr<const void>& owner, bool copies_late) {
+                  const std::shared_ptr<const void>& owner) {
   const uint64_t want = byte_size(dtype, static_cast<uint64_t>(shape.count()));
   if (bytes.size() != want) wrong_size(tensor, bytes.size(), want, "bytes");
   if (dtype == DType::boolean && has_odd_bool(bytes)) {
@@ -170,12 +155,13 @@ Tensor from_bytes(const TensorWire& tensor, DType dtype, const Shape& shape, std
   if (reinterpret_cast<uintptr_t>(bytes.data()) % width == 0 && !bytes.empty()) {
     return Tensor::borrow(dtype, shape, bytes.data(), owner);
   }
-  // Of large models only what is being read shall be in memory; small copies are worth keeping.
-  constexpr size_t kSmall = size_t{1} << 16, kLarge = size_t{4} << 20;
-  if (bytes.size() > (copies_late ? kSmall : kLarge)) return late_copy(dtype, shape, bytes, owner);
+  // Only what is being read shall be in memory; small copies are worth keeping.
+  constexpr size_t kSmall = size_t{1} << 16;
+  const auto raw = std::as_bytes(std::span(bytes));
+  if (bytes.size() > kSmall) return Tensor::copied_late(dtype, shape, raw, owner);
   Tensor out = Tensor::allocate(dtype, shape);
   if (!bytes.empty()) std::memcpy(out.mutable_data(), bytes.data(), bytes.size());
-  drop_mapped_pages(std::as_bytes(std::span(bytes)));
+  drop_mapped_pages(raw);
   return out;
 }
 
@@ -369,7 +355,7 @@ Tensor read_external(const TensorWire& tensor, DType dtype, const Shape& shape,
   if (external_key(tensor, "length") == nullptr) {
     bytes = bytes.substr(0, std::min<uint64_t>(want, bytes.size()));
   }
-  return from_bytes(tensor, dtype, shape, bytes, source.external(*location), source.copies_late());
+  return from_bytes(tensor, dtype, shape, bytes, source.external(*location));
 }
 
 }  // namespace
@@ -383,8 +369,7 @@ Tensor read_tensor(const TensorWire& tensor, TensorSource& source) {
                       if (tensor.has_raw && tensor.data_field == 0) {
                         if (dtype == DType::string)
                           fail(ErrorCode::invalid_model, "strings cannot be raw data");
-                        return from_bytes(tensor, dtype, shape, tensor.raw, source.owner(),
-                                          source.copies_late());
+                        return from_bytes(tensor, dtype, shape, tensor.raw, source.owner());
                       }
                       return from_entries(tensor, dtype, shape);
                     });

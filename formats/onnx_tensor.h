@@ -31,9 +31,6 @@ class TensorSource {
     const auto row = held_.find(location);
     return row == held_.end() ? nullptr : &row->second;
   }
-  // Large tensors at odd addresses are copied when somebody asks for them, not at once.
-  void copy_late() { copies_late_ = true; }
-  bool copies_late() const { return copies_late_; }
 
   const std::shared_ptr<const MappedFile>& external(const std::string& location);
   const std::shared_ptr<const void>& owner() const { return owner_; }
@@ -46,7 +43,6 @@ class TensorSource {
   std::map<std::string, std::string> substitutes_;
   std::map<std::string, std::shared_ptr<const MappedFile>> files_;
   std::map<std::string, Tensor> held_;
-  bool copies_late_ = false;
 };
 
 // A TensorProto taken apart. The views lie in the model's bytes.

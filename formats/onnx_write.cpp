@@ -34,7 +34,6 @@ void write_external(const PayloadPlan& plan, AtomicFile& file) {
 void check_written(const AtomicFile& file, const AtomicFile* data, const std::string& location) {
   const auto written = MappedFile::open(file.temporary_path());
   TensorSource source(written, "", false);
-  source.copy_late();
   if (data != nullptr) source.substitute(location, data->temporary_path());
   in_context([] { return "checking what was written"; },
              [&] { read_model(written->text(), source, {}); });

@@ -1,5 +1,6 @@
 #include "compress/core/tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <new>
 
 #include "compress/core/int4.h"
+#include "compress/core/mapped_pages.h"
 #include "compress/core/small_float.h"
 #include "compress/error.h"
 
@@ -190,6 +192,23 @@ Tensor Tensor::borrow(DType dtype, const Shape& shape, const void* data,
   tensor.shape_ = shape;
   tensor.data_ = data;
   tensor.keep_ = std::move(keep);
+  return tensor;
+}
+
+Tensor Tensor::copied_late(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
+                           std::shared_ptr<const void> keep) {
+  auto group = std::make_shared<DeferredGroup>(
+      std::vector<size_t>{bytes.size()},
+      [bytes, keep = std::move(keep)](std::span<const std::span<std::byte>> out) {
+        constexpr size_t kSlice = size_t{4} << 20;  // never twice in memory as a whole
+        for (size_t at = 0; at < bytes.size(); at += kSlice) {
+          const auto slice = bytes.subspan(at, std::min(kSlice, bytes.size() - at));
+          std::memcpy(out[0].data() + at, slice.data(), slice.size());
+          drop_mapped_pages(slice);
+        }
+      });
+  Tensor tensor = deferred(dtype, shape, std::move(group), 0);
+  tensor.data_ = bytes.data();
   return tensor;
 }
 

@@ -2,7 +2,8 @@
 //
 // A buffer is owned, mapped from a file, or deferred: dtype and shape are known and the content is
 // a pure function of its sources, computed when asked for and dropped with the last handle. So a
-// quantized model larger than memory is written tensor by tensor.
+// quantized model larger than memory is written tensor by tensor. Mapped at an odd address, a
+// buffer is copied as a deferred one is computed.
 #pragma once
 
 #include <cassert>
@@ -103,6 +104,10 @@ class Tensor {
   // Borrows `data`, which `keep` keeps alive (a mapping, another tensor's buffer).
   static Tensor borrow(DType dtype, const Shape& shape, const void* data,
                        std::shared_ptr<const void> keep);
+  // The same where elements cannot be read from that address: read() copies. The pages of a mapped
+  // file go once they are copied.
+  static Tensor copied_late(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
+                            std::shared_ptr<const void> keep);
   // Tensor number `index` of what `group` fills.
   static Tensor deferred(DType dtype, const Shape& shape, std::shared_ptr<DeferredGroup> group,
                          size_t index);
@@ -113,13 +118,16 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   int64_t count() const { return shape_.count(); }
   uint64_t bytes() const { return byte_size(dtype_, static_cast<uint64_t>(count())); }
-  bool is_deferred() const { return group_ != nullptr; }
+  bool is_deferred() const { return group_ != nullptr && data_ == nullptr; }
   // What is computed together with it, for comparing; null where it is not deferred.
   const void* group_identity() const { return group_.get(); }
+  size_t group_index() const { return group_index_; }
 
-  // Access to the content. For a deferred tensor this computes it: keep the handle while reading.
+  // Access to the content. For a deferred tensor this computes it, for one of copied_late() it
+  // copies it: keep the handle while reading.
   TensorData read() const;
-  // The bytes' address, for telling shared buffers apart; null for deferred ones.
+  // The bytes' address, for telling shared buffers apart and not for reading; null for deferred
+  // ones.
   const void* identity() const { return data_; }
   // REQUIRES: allocated by allocate() or zeros(), not shared yet.
   std::byte* mutable_data();

@@ -391,4 +391,84 @@ std::string_view Graph::symbol_name(int64_t dim) const {
   return symbols_[static_cast<size_t>(index)];
 }
 
+// --- Compaction ----------------------------------------------------------------------------------
+
+std::vector<ValueId> Graph::compact_values() {
+  std::vector<ValueId> moved(values_.size(), kNoValue);
+  size_t kept = 0;
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& value = values_[i];
+    const bool idle = value.is_constant() && !value.is_input && !value.is_capture &&
+                      is_unused(static_cast<ValueId>(i));
+    if (!value.alive || idle) {
+      if (value.alive) value_names_.erase(value.name);
+      continue;
+    }
+    moved[i] = static_cast<ValueId>(kept);
+    if (kept != i) {
+      values_[kept] = std::move(values_[i]);
+      uses_[kept] = std::move(uses_[i]);
+      output_counts_[kept] = output_counts_[i];
+    }
+    ++kept;
+  }
+  values_.resize(kept);
+  uses_.resize(kept);
+  output_counts_.resize(kept);
+  values_.shrink_to_fit();
+  uses_.shrink_to_fit();
+  return moved;
+}
+
+std::vector<NodeId> Graph::compact_nodes() {
+  std::vector<NodeId> moved(nodes_.size(), kNoNode);
+  size_t kept = 0;
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    if (!nodes_[i].alive) continue;
+    moved[i] = static_cast<NodeId>(kept);
+    if (kept != i) {
+      nodes_[kept] = std::move(nodes_[i]);
+      use_slots_[kept] = std::move(use_slots_[i]);
+    }
+    ++kept;
+  }
+  nodes_.resize(kept);
+  use_slots_.resize(kept);
+  nodes_.shrink_to_fit();
+  use_slots_.shrink_to_fit();
+  return moved;
+}
+
+std::vector<ValueId> Graph::compact() {
+  order();
+  const std::vector<ValueId> values = compact_values();
+  const std::vector<NodeId> nodes = compact_nodes();
+  const auto follow = [&](ValueId& id) {
+    if (id != kNoValue) id = values[static_cast<size_t>(id)];
+  };
+  for (Value& value : values_) {
+    if (value.producer != kNoNode) value.producer = nodes[static_cast<size_t>(value.producer)];
+  }
+  for (std::vector<Use>& uses : uses_) {
+    for (Use& use : uses) use.node = nodes[static_cast<size_t>(use.node)];
+  }
+  for (Node& node : nodes_) {
+    for (ValueId& id : node.inputs) follow(id);
+    for (ValueId& id : node.outputs) follow(id);
+    for (Body& body : node.bodies) {
+      const std::vector<ValueId> inner = body.graph->compact();
+      for (Body::Capture& capture : body.captures) {
+        follow(capture.outer);
+        capture.inner = inner[static_cast<size_t>(capture.inner)];
+      }
+    }
+  }
+  for (ValueId& id : inputs_) follow(id);
+  for (ValueId& id : outputs_) follow(id);
+  for (auto& [value_name, id] : value_names_) follow(id);
+  for (NodeId& id : order_) id = nodes[static_cast<size_t>(id)];
+  sorted_slots_ = node_slots();
+  return values;
+}
+
 }  // namespace compress

@@ -195,6 +195,9 @@ class Graph {
   void remove_input(ValueId id);  // REQUIRES that nothing uses it
   // Removes a constant. REQUIRES that nothing uses it.
   void erase_value(ValueId id);
+  // Gives back the memory of what was erased, and erases constants that nothing uses; bodies
+  // included. Ids change: the result is the new id of each value, kNoValue where it is gone.
+  std::vector<ValueId> compact();
   void rename(ValueId id, std::string value_name);  // REQUIRES that the name is free
   void set_type(ValueId id, TypeInfo type);
   void set_wire(ValueId id, std::string wire);
@@ -229,6 +232,8 @@ class Graph {
 
  private:
   friend void check_graph(const Graph&);
+  std::vector<ValueId> compact_values();
+  std::vector<NodeId> compact_nodes();
   void connect(NodeId node, int32_t slot, ValueId value);
   void disconnect(NodeId node, int32_t slot, ValueId value);
   ValueId& operand(Node& node, int32_t slot);

@@ -37,6 +37,10 @@ NodeContext constant_context(const Node& node, int opset, std::span<const Tensor
 
 std::vector<Tensor> evaluate(const OpDef& op, const Node& node, int opset,
                              std::span<const Tensor> inputs, uint64_t max_bytes) {
+  if (node.is("Constant") && node.outputs.size() == 1) {
+    const Tensor* held = node.tensor_or_null("value");
+    if (held != nullptr && held->dtype() != DType::string) return {*held};
+  }
   NodeContext context = constant_context(node, opset, inputs);
   op.infer(context);
   const Kernel kernel = prepare_kernel(op, context);

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "compress/core/mapped_pages.h"
 #include "compress/runtime/lower.h"
 #include "compress/runtime/lower_internal.h"
 #include "compress/runtime/lower_patterns.h"
@@ -53,6 +56,23 @@ std::optional<ChannelAffine> affine_of(const Graph& graph, const Node& node) {
   return affine;
 }
 
+// Weights times a factor a channel. Kernels pack them, so they are computed for the packing only.
+Tensor scaled_channels(const Tensor& weights, const std::vector<double>& factors) {
+  auto group = std::make_shared<DeferredGroup>(
+      std::vector<size_t>{weights.bytes()},
+      [weights, factors](std::span<const std::span<std::byte>> out) {
+        const TensorData data = weights.read();
+        const std::span<const float> from = data.as<float>();
+        auto* to = reinterpret_cast<float*>(out[0].data());
+        const size_t each = from.size() / factors.size();
+        for (size_t i = 0; i < from.size(); ++i) {
+          to[i] = static_cast<float>(double{from[i]} * factors[i / each]);
+        }
+        drop_mapped_pages(data.bytes());
+      });
+  return Tensor::deferred(DType::float32, weights.shape(), std::move(group), 0);
+}
+
 // Conv -> BatchNormalization: into the weights and the bias. The convolution stays a node, which
 // stands for both.
 bool fold_affine(Graph& graph, NodeId bn, const ChannelAffine& affine) {
@@ -70,11 +90,8 @@ bool fold_affine(Graph& graph, NodeId bn, const ChannelAffine& affine) {
     if (given == nullptr || static_cast<size_t>(given->count()) != channels) return false;
     bias = given->to_doubles();
   }
-  std::vector<double> w = weights->to_doubles();
-  const size_t each = w.size() / channels;
-  for (size_t i = 0; i < w.size(); ++i) w[i] *= affine.scale[i / each];
   for (size_t c = 0; c < channels; ++c) bias[c] = bias[c] * affine.scale[c] + affine.shift[c];
-  const Tensor folded = floats_of(weights->shape(), w);
+  const Tensor folded = scaled_channels(*weights, affine.scale);
   graph.set_input(conv, 1, graph.add_constant("weights", folded));
   const ValueId shift =
       graph.add_constant("bias", floats_of({static_cast<int64_t>(channels)}, bias));

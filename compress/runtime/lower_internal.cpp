@@ -145,7 +145,6 @@ std::string gemm_key(int64_t rows, bool transposed) {
 
 std::shared_ptr<const void> shared_packing(const Tensor& source, const std::string& key,
                                            FunctionRef<std::shared_ptr<const void>()> make) {
-  if (source.identity() == nullptr) return make();
   // The packing keeps its source alive, so that an address in the map is not another constant's.
   struct Entry {
     Tensor source;
@@ -153,9 +152,11 @@ std::shared_ptr<const void> shared_packing(const Tensor& source, const std::stri
   };
   static std::mutex guard;
   static std::map<std::pair<const void*, std::string>, std::weak_ptr<Entry>> entries;
+  const bool deferred = source.is_deferred();
   const std::pair<const void*, std::string> name{
-      source.identity(),
-      (kernels::simulates_saturation() ? "~" : "") + key + source.shape().to_string()};
+      deferred ? source.group_identity() : source.identity(),
+      fmt::format("{}{}{}#{}", kernels::simulates_saturation() ? "~" : "", key,
+                  source.shape().to_string(), deferred ? source.group_index() : 0)};
   const std::lock_guard lock(guard);
   std::shared_ptr<Entry> entry = entries[name].lock();
   if (!entry) {

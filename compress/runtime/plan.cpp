@@ -102,8 +102,8 @@ class Planner {
     if (!prepare_for_device(step, context)) step.kernel = prepare_kernel(op, context);
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const Tensor* constant = context.constants[i];
-      if (!step.kernel.holds(i) || constant == nullptr || constant->is_deferred()) continue;
-      drop_mapped_pages(constant->read().bytes());
+      if (!step.kernel.holds(i) || constant == nullptr || constant->identity() == nullptr) continue;
+      drop_mapped_pages({static_cast<const std::byte*>(constant->identity()), constant->bytes()});
     }
     for (const ValueId output : node.outputs) {
       if (output != kNoValue) plan_.places[at(output)] = {Home::arena, output, 0, -1, -1};

@@ -30,11 +30,14 @@ struct Session::Impl {
     bool is_optional;  // an initializer that is listed as an input
   };
 
-  Model model;  // inlined and widened, not lowered; declared types intact
+  // Inlined and widened, not lowered; declared types intact. Empty where no initializer can be
+  // overridden: then what runs is made from it once.
+  Model model;
   SessionOptions options;
   std::vector<Input> inputs;
   std::vector<std::string> outputs;
   std::map<std::string, Tensor> overrides;
+  uint64_t file_bytes;
 
   runtime::MemoryBudget budget;
   // What runs: the model with overrides, lowered and folded.
@@ -46,7 +49,7 @@ struct Session::Impl {
   std::vector<Tensor> converted;
 
   Impl(const Model& source, SessionOptions session_options)
-      : model(source), options(std::move(session_options)) {
+      : model(source), options(std::move(session_options)), file_bytes(source.file_bytes) {
     budget.limit = options.max_memory;
     name_nodes(model);
     runtime::inline_functions(model);
@@ -70,7 +73,9 @@ struct Session::Impl {
 
   void rebuild() {
     executor.reset();
-    lowered = std::make_unique<Model>(model);
+    const bool again = std::any_of(inputs.begin(), inputs.end(),
+                                   [](const Input& input) { return input.is_optional; });
+    lowered = std::make_unique<Model>(again ? model : std::exchange(model, {}));
     Graph& graph = lowered->graph;
     for (const auto& [name, tensor] : overrides) {
       graph.set_constant(graph.find_value(name), tensor);
@@ -91,6 +96,7 @@ struct Session::Impl {
     }
     runtime::fold_constants(graph, *lowered, false, foldable);
     runtime::push_constants_into_bodies(graph);
+    graph.compact();
     std::vector<std::pair<ValueId, std::string>> observed;
     for (size_t i = 0; i < names.size(); ++i) {
       observed.emplace_back(graph.outputs()[outputs.size() + i], names[i]);
@@ -198,7 +204,7 @@ struct Session::Impl {
     if (options.max_memory == 0) {
       uint64_t fed = 0;
       for (const TensorView& view : views) fed += view.bytes();
-      budget.limit = runtime::default_memory_limit(model.file_bytes, fed);
+      budget.limit = runtime::default_memory_limit(file_bytes, fed);
     }
     runtime::LoopWatch loops{options.max_loop_seconds};
     run_options.loops = &loops;

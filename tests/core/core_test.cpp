@@ -191,6 +191,19 @@ TEST_CASE("a deferred group is computed once while a handle lives") {
   CHECK(runs == 2);
 }
 
+TEST_CASE("what is copied late is told apart by its address and read at another") {
+  const auto file = std::make_shared<const std::vector<std::byte>>(9, std::byte{5});
+  const std::span<const std::byte> odd = std::span(*file).subspan(1);
+  const Tensor tensor = Tensor::copied_late(DType::float32, {2}, odd, file);
+  CHECK_FALSE(tensor.is_deferred());
+  CHECK(tensor.identity() == odd.data());
+  const TensorData data = tensor.read();
+  CHECK(data.bytes().data() != odd.data());
+  CHECK(reinterpret_cast<uintptr_t>(data.bytes().data()) % alignof(float) == 0);
+  CHECK(std::equal(data.bytes().begin(), data.bytes().end(), odd.begin(), odd.end()));
+  CHECK(tensor.read().bytes().data() == data.bytes().data());  // while a handle lives
+}
+
 TEST_CASE("a tensor is never read as another element type") {
   const Tensor tensor = Tensor::zeros(DType::float32, {4});
   CHECK(tensor.read().as<float>().size() == 4);

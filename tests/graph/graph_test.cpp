@@ -104,6 +104,54 @@ TEST_CASE("a copy has the same ids and is independent, bodies included") {
   CHECK_FALSE(same_graph(copy, b.graph()));
 }
 
+TEST_CASE("compaction keeps what is used, under new ids, bodies included") {
+  const auto build = [](bool with_waste) {
+    auto body = std::make_shared<Graph>();
+    const auto waste = [&](Graph& graph) {
+      if (!with_waste) return;
+      graph.add_constant("waste", Tensor::from<float>({1}, {7}));
+      const ValueId relu = graph.node(graph.add({"Relu", {0}, {"dead"}})).outputs[0];
+      graph.erase(graph.value(relu).producer);
+    };
+    const ValueId unread = body->add_capture("unread", {});
+    waste(*body);
+    const ValueId inner = body->add_capture("x", {});
+    const NodeId tanh = body->add({"Tanh", {inner}, {"r"}});
+    body->add_output(body->node(tanh).outputs[0]);
+
+    GraphBuilder b;
+    const ValueId condition = b.input("c", DType::boolean, {});
+    waste(b.graph());
+    const ValueId x = b.input("x", DType::float32, {2});
+    const ValueId sum = b.op("Add", {x, b.constant(Tensor::from<float>({2}, {1, 2}), "w")});
+    Node node;
+    node.op_type = "If";
+    node.inputs = {condition};
+    node.outputs = {b.graph().add_value("y", {})};
+    node.bodies = {{"then_branch", body, {{x, unread}, {sum, inner}}}};
+    b.graph().add_node_raw(node);
+    waste(b.graph());
+    b.graph().add_output(node.outputs[0]);
+    return std::move(b.graph());
+  };
+  Graph graph = build(true);
+  const Graph lean = build(false);
+  const ValueId x = graph.find_value("x");
+  const std::vector<ValueId> moved = graph.compact();
+  check_graph(graph);
+  CHECK(same_graph(graph, lean));
+  CHECK(graph.value_slots() == lean.value_slots());
+  CHECK(graph.node_slots() == lean.node_slots());
+  CHECK(graph.find_value("waste") == kNoValue);
+  CHECK(moved[static_cast<size_t>(x)] == graph.find_value("x"));
+  const Body& body = graph.node(graph.order().back()).bodies[0];
+  check_graph(*body.graph);
+  CHECK(body.graph->value(body.captures[1].inner).name == "x");
+  CHECK(body.graph->value_slots() == 3);
+  graph.add({"Relu", {graph.find_value("x")}, {"waste"}});  // names and ids are free again
+  check_graph(graph);
+}
+
 TEST_CASE("cycles and doubled names are refused") {
   GraphBuilder b;
   const ValueId x = b.input("x", DType::float32, {2});
