@@ -1,7 +1,10 @@
 // Softmax and the norms: rows of floats. LayerNorm and RMSNorm are recognised from their nodes:
 // (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon), and the same without the mean.
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,6 +33,10 @@ class Norms {
         lower_softmax(id);
       } else if (is_layer_norm(node)) {
         lower_layer_norm(id);
+      } else if (node.is("SkipLayerNormalization", "com.microsoft")) {
+        lower_skip_norm(id, 3, 4);
+      } else if (node.is("SkipSimplifiedLayerNormalization", "com.microsoft")) {
+        lower_skip_norm(id, -1, 3);
       } else if (node.is("Div") || node.is("Mul")) {
         lower_pieces(id);
       }
@@ -79,6 +86,49 @@ class Norms {
     if (simple && node.inputs.size() != 2) return;
     replace_parts(graph_, simple ? "RmsNorm" : "LayerNorm", node.inputs,
                   {{kEpsilon, node.float_or("epsilon", 1e-5f), ""}}, node.outputs[0], {id});
+  }
+
+  bool are_unused(const Node& node, std::span<const size_t> outputs) const {
+    return std::all_of(outputs.begin(), outputs.end(), [&](size_t i) {
+      return i >= node.outputs.size() || node.outputs[i] == kNoValue ||
+             graph_.is_unused(node.outputs[i]);
+    });
+  }
+
+  // The sum of input, skip and bias is a node of its own, which chains of elements take up: it may
+  // be read as output 3. beta_slot is -1 where there is no beta.
+  void lower_skip_norm(NodeId id, int beta_slot, int bias_slot) {
+    const Node node = graph_.node(id);
+    const auto operand = [&](int slot) {
+      const auto at = static_cast<size_t>(slot);
+      return slot < 0 || at >= node.inputs.size() ? kNoValue : node.inputs[at];
+    };
+    const ValueId x = operand(0), skip = operand(1), gain = operand(2);
+    const ValueId beta = operand(beta_slot), bias = operand(bias_slot);
+    const int rank = rank_of(graph_, x);
+    if (skip == kNoValue || rank < 2) return;
+    if (rank_of(graph_, skip) < 1 || rank_of(graph_, skip) > rank) return;
+    if (!are_unused(node, std::array<size_t, 2>{1, 2})) return;
+    if (!is_column_constant(gain, x)) return;
+    for (const ValueId optional : {beta, bias}) {
+      if (optional != kNoValue && !is_column_constant(optional, x)) return;
+    }
+    ValueId sum = x;
+    for (const ValueId term : {skip, bias}) {
+      if (term == kNoValue) continue;
+      const std::string name = graph_.value(node.outputs[0]).name + "/sum";
+      const NodeId add = graph_.insert_before(id, {"Add", {sum, term}, {name}});
+      sum = graph_.node(add).outputs[0];
+      graph_.set_type(sum, graph_.value(x).type);
+      add_origin(graph_, add, id);
+    }
+    if (node.outputs.size() > 3 && node.outputs[3] != kNoValue) {
+      graph_.replace_uses(node.outputs[3], sum);
+    }
+    std::vector<ValueId> inputs = {sum, gain};
+    if (beta != kNoValue) inputs.push_back(beta);
+    replace_parts(graph_, beta_slot < 0 ? "RmsNorm" : "LayerNorm", std::move(inputs),
+                  {{kEpsilon, node.float_or("epsilon", 1e-12f), ""}}, node.outputs[0], {id});
   }
 
   // --- From pieces -------------------------------------------------------------------------------

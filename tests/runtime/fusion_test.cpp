@@ -311,6 +311,44 @@ TEST_CASE("MultiHeadAttention runs on the kernel of its nodes") {
   }
 }
 
+TEST_CASE("a norm of a sum runs as a sum and a norm, its sum read or not") {
+  for (const bool centred : {true, false}) {
+    for (const bool with_bias : {false, true}) {
+      for (const Shape& skip : {Shape{2, 5, 24}, Shape{1, 5, 24}, Shape{5, 24}}) {
+        CAPTURE(centred, with_bias, skip.to_string());
+        GraphBuilder b;
+        const ValueId x = b.input("x", DType::float32, {2, 5, 24});
+        std::vector<ValueId> inputs = {x, b.constant(normal(skip)), b.constant(normal({24}))};
+        if (centred) inputs.push_back(b.constant(normal({24})));
+        if (with_bias) inputs.push_back(b.constant(normal({24})));
+        Node node;
+        node.op_type = centred ? "SkipLayerNormalization" : "SkipSimplifiedLayerNormalization";
+        node.domain = "com.microsoft";
+        node.name = "norm";
+        node.inputs = inputs;
+        const TypeInfo type{DType::float32, true, {2, 5, 24}};
+        node.outputs = {b.graph().add_value("y", type), kNoValue, kNoValue,
+                        b.graph().add_value("sum", type)};
+        const std::vector<ValueId> outputs = node.outputs;
+        b.graph().add_node_raw(std::move(node));
+        b.graph().add_output(outputs[0]);
+        if (with_bias) b.graph().add_output(outputs[3]);
+        Model model = std::move(b).model(17);
+        model.opsets["com.microsoft"] = 1;
+        const Tensor feed = normal({2, 5, 24});
+        compare(model, feed);
+        Session session(model);
+        session.run(std::vector<NamedTensor>{{"x", feed}});
+        for (const KernelRecord& record : session.kernels()) {
+          CAPTURE(record.kernel);
+          CHECK(record.node == "norm");
+          CHECK(record.kernel.find("_ref") == std::string::npos);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("a float16 graph runs in float32 between casts") {
   GraphBuilder b;
   const ValueId x = b.input("x", DType::float16, {1, 6, 9, 7});
