@@ -4,6 +4,7 @@
 #include <set>
 
 #include "cli/explaining.h"
+#include "cli/generation.h"
 #include "cli/load.h"
 #include "cli/machine.h"
 #include "cli/on_device.h"
@@ -226,10 +227,12 @@ GateSet read_gates(const CommonFlags& flags) {
   return set;
 }
 
-void check_measurable(const GateSet& set, const CommonFlags& flags, SampleSource* evaluation) {
+void check_measurable(const GateSet& set, const CommonFlags& flags, SampleSource* evaluation,
+                      const VerifyExtras& extras) {
   for (const Gate& gate : set.gates) {
     const MetricNeeds needs = gate.metric->needs;
-    const bool timed = needs != MetricNeeds::timing || flags.time_budget > 0;
+    const bool timed = (needs != MetricNeeds::timing || flags.time_budget > 0) &&
+                       (needs != MetricNeeds::generation || extras.generate > 0);
     const bool runs = needs == MetricNeeds::nothing || !(flags.no_verify || flags.dry_run);
     if (!timed || !runs || !can_measure(needs, evaluation)) {
       fail(ErrorCode::usage, "gate '{}': {} needs {}", gate.expression, gate.metric->name,
@@ -294,6 +297,8 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
   compare_insides(reference, candidate, data, flags, report);
   load_here(reference, candidate, session_options(flags, chosen_device(flags)), data, flags, extras,
             report);
+  generate_here(reference, candidate, session_options(flags, chosen_device(flags)), data, flags,
+                extras, report);
   report.reference_use = measure(reference.path, flags, feed);
   report.candidate_use = measure(candidate.path, flags, feed);
   if (!report.reference_use || !report.candidate_use) {

@@ -12,15 +12,6 @@
 
 namespace compress {
 
-// Gates and baseline, read and checked against what these flags and data can measure. Fails
-// (usage).
-struct GateSet {
-  std::vector<Gate> gates;
-  std::optional<Measurements> baseline;
-};
-GateSet read_gates(const CommonFlags& flags);
-void check_measurable(const GateSet& gates, const CommonFlags& flags, SampleSource* evaluation);
-
 // What `verify` alone offers.
 struct VerifyExtras {
   bool explain = false;
@@ -30,8 +21,19 @@ struct VerifyExtras {
   int concurrency = 0;           // clients at a time; 0: no load test unless there are batches
   std::vector<int64_t> batches;  // of the load test
   std::string profile;           // trace file
+  int64_t generate = 0;          // tokens that both models generate after a prompt
   bool saturate = false;         // the candidate's sums of byte products, as on AVX2 without VNNI
 };
+
+// Gates and baseline, read and checked against what these flags and data can measure. Fails
+// (usage).
+struct GateSet {
+  std::vector<Gate> gates;
+  std::optional<Measurements> baseline;
+};
+GateSet read_gates(const CommonFlags& flags);
+void check_measurable(const GateSet& gates, const CommonFlags& flags, SampleSource* evaluation,
+                      const VerifyExtras& extras = {});
 
 // Fails (usage) where a batch was asked for that a model or the data cannot take.
 void check_batches(const Model& model, const std::vector<int64_t>& batches, JobData& data,

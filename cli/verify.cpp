@@ -4,11 +4,13 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "cli/machine.h"
 #include "cli/verification.h"
 #include "compress/error.h"
 #include "compress/report/trace.h"
+#include "compress/verify/generate.h"
 #include "formats/onnx.h"
 
 namespace compress {
@@ -89,6 +91,12 @@ int run(const Command& command) {
          "--device {}",
          flags.device);
   }
+  if (extras.generate > 0 && extras.onnxruntime) {
+    fail(ErrorCode::usage, "--generate runs on this program's own engine, not onnxruntime");
+  }
+  if (extras.generate > 0 && flags.time_budget <= 0) {
+    fail(ErrorCode::usage, "--generate measures time; leave out --time-budget 0");
+  }
   if (extras.concurrency > 0 && flags.time_budget <= 0) {
     fail(ErrorCode::usage, "--concurrency measures time; leave out --time-budget 0");
   }
@@ -106,7 +114,10 @@ int run(const Command& command) {
   if (extras.saturate && data.evaluation == nullptr) {
     fail(ErrorCode::usage, "--simulate-saturation compares outputs; give --data");
   }
-  check_measurable(gates, flags, data.evaluation);
+  check_measurable(gates, flags, data.evaluation, extras);
+  if (extras.generate > 0) {
+    for (const Model* model : {&reference, &std::as_const(candidate)}) find_decoder(*model);
+  }
   check_batches(reference, extras.batches, data, flags);
   check_batches(candidate, extras.batches, data, flags);
   Report report;
@@ -172,6 +183,13 @@ void add_extras(CLI::App& command, Command& state) {
       ->check(CLI::Range(1, 256))
       ->group(kGroup)
       ->type_name("N");
+  command
+      .add_option("--generate", extras.generate,
+                  "time to the first token and tokens a second of language models: N tokens after "
+                  "the first sample, or after 64 random tokens")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(kGroup)
+      ->type_name("N");
   // Here it may list several.
   command.remove_option(command.get_option("--batch"));
   command
@@ -194,6 +212,7 @@ Run add_verify(CLI::App& program) {
       "  compress verify model.onnx int8.onnx --explain\n"
       "  compress verify model.onnx int8.onnx --engine onnxruntime --data test.npz\n"
       "  compress verify model.onnx int8.onnx --concurrency 4 --batch 1,2,4,8\n"
+      "  compress verify llm.onnx llm_q4.onnx --generate 64\n"
       "  compress verify model.onnx int8.onnx --profile run.json   # open in chrome://tracing\n"
       "Without data: sizes, weights, and speed on noise.\n"
       "--explain tells why a quantized model is not faster: the kernel of every node here, and "

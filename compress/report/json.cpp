@@ -178,6 +178,22 @@ Json load_json(const LoadRow& row) {
           {"speedup", row.speedup}};
 }
 
+Json generation_side_json(const GenerationSide& side) {
+  return {{"prompt_ms", side.prompt_ms},
+          {"tokens_per_second", side.tokens_per_second},
+          {"tokens", side.tokens}};
+}
+
+Json generation_json(const Generation& row) {
+  return {{"prompt_tokens", row.prompt_tokens},
+          {"rounds", row.rounds},
+          {"reference", generation_side_json(row.reference)},
+          {"candidate", generation_side_json(row.candidate)},
+          {"prompt_speedup", row.prompt_speedup},
+          {"speedup", row.speedup},
+          {"same_tokens", row.same_tokens}};
+}
+
 }  // namespace
 
 bool Report::passed() const {
@@ -204,6 +220,11 @@ Measurements measurements(const Report& report) {
     out["speedup"] = {1, row.speedup, std::pair(row.speedup_low, row.speedup_high)};
     out["latency_ms"] = {row.reference.median_ms, row.candidate.median_ms};
     out["throughput"] = {row.reference.throughput, row.candidate.throughput};
+  }
+  if (report.generation) {
+    const Generation& row = *report.generation;
+    out["prompt_ms"] = {row.reference.prompt_ms, row.candidate.prompt_ms};
+    out["tokens_per_second"] = {row.reference.tokens_per_second, row.candidate.tokens_per_second};
   }
   if (report.reference_use && report.candidate_use) {
     out["peak_memory_bytes"] = {static_cast<double>(report.reference_use->peak_memory_bytes),
@@ -250,6 +271,7 @@ Json to_json(const Report& report) {
     json["load"] = Json::array();
     for (const LoadRow& row : report.load) json["load"].push_back(load_json(row));
   }
+  if (report.generation) json["generation"] = generation_json(*report.generation);
   if (report.reference_use && report.candidate_use) {
     json["resources"] = {{"reference", use_json(*report.reference_use)},
                          {"candidate", use_json(*report.candidate_use)}};

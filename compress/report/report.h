@@ -13,6 +13,7 @@
 #include "compress/verify/evaluate.h"
 #include "compress/verify/explain.h"
 #include "compress/verify/layers.h"
+#include "compress/verify/generate.h"
 #include "compress/verify/load.h"
 #include "compress/verify/metric.h"
 #include "compress/verify/ranges.h"
@@ -106,6 +107,7 @@ struct Report {
   std::vector<SpeedRow> speed;
   std::string engine = "compress";  // or "onnxruntime 1.32.0": what ran the models
   std::vector<LoadRow> load;
+  std::optional<Generation> generation;
   std::optional<ResourceUse> reference_use;
   std::optional<ResourceUse> candidate_use;
   std::vector<DeviceReport> devices;

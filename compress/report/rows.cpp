@@ -71,6 +71,20 @@ void add_quality(const Report& report, std::vector<Line>& lines) {
   }
 }
 
+void add_generation(const Generation& row, std::vector<Line>& lines) {
+  const GenerationSide& a = row.reference;
+  const GenerationSide& b = row.candidate;
+  lines.push_back({fmt::format("first token after {}", row.prompt_tokens),
+                   number(a.prompt_ms, "ms"), number(b.prompt_ms, "ms"),
+                   fmt::format("{:.2f}x", row.prompt_speedup)});
+  if (a.tokens.size() < 2) return;
+  lines.push_back({fmt::format("tokens a second, {} more", a.tokens.size() - 1),
+                   number(a.tokens_per_second, "1/s"), number(b.tokens_per_second, "1/s"),
+                   fmt::format("{:.2f}x", row.speedup)});
+  lines.push_back(
+      {"same tokens", "", fmt::format("first {} of {}", row.same_tokens, a.tokens.size()), ""});
+}
+
 void add_cost(const Report& report, std::vector<Line>& lines) {
   for (const SpeedRow& row : report.speed) {
     const Benchmark& b = row.benchmark;
@@ -91,6 +105,7 @@ void add_cost(const Report& report, std::vector<Line>& lines) {
     lines.push_back({"throughput", number(b.reference.throughput, "1/s"),
                      number(b.candidate.throughput, "1/s"), ""});
   }
+  if (report.generation) add_generation(*report.generation, lines);
   if (report.reference_use && report.candidate_use) {
     const ResourceUse& a = *report.reference_use;
     const ResourceUse& b = *report.candidate_use;

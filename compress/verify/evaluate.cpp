@@ -316,6 +316,7 @@ bool can_measure(MetricNeeds needs, SampleSource* data) {
     case MetricNeeds::nothing:
     case MetricNeeds::timing:
     case MetricNeeds::memory:
+    case MetricNeeds::generation:
       return true;
     case MetricNeeds::data:
       return data != nullptr;

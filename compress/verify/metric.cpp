@@ -28,6 +28,8 @@ constexpr MetricDef kMetrics[] = {
     {"speedup", true, MetricNeeds::timing, "ratio", "median time of the reference / candidate"},
     {"latency_ms", false, MetricNeeds::timing, "ms", "median time of one run"},
     {"throughput", true, MetricNeeds::timing, "1/s", "samples a second"},
+    {"prompt_ms", false, MetricNeeds::generation, "ms", "median time to the first token"},
+    {"tokens_per_second", true, MetricNeeds::generation, "1/s", "tokens generated after the first"},
     {"size_ratio", false, MetricNeeds::nothing, "ratio", "size of the candidate / reference"},
     {"size_bytes", false, MetricNeeds::nothing, "bytes", "size of the files"},
     {"peak_memory_bytes", false, MetricNeeds::memory, "bytes",
@@ -64,6 +66,8 @@ std::string_view describe(MetricNeeds needs) {
       return "a next-token label for every position; give such --data";
     case MetricNeeds::pair_scores:
       return "scores of consecutive pairs; name \"scores\" in the spec";
+    case MetricNeeds::generation:
+      return "text to be generated; give --generate";
   }
   return "";
 }

@@ -19,6 +19,7 @@ enum class MetricNeeds {
   labels,       // samples with labels
   positions,    // samples with a label for every position (next tokens)
   pair_scores,  // samples in pairs with a score each
+  generation,   // text that both models were asked to generate
 };
 
 struct MetricDef {

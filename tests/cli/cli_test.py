@@ -120,6 +120,13 @@ class Usage(Case):
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--concurrency", "0"), "--concurrency"),
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--concurrency", "2",
                   "--time-budget", "0"), "--time-budget"),
+                (("verify", F / "decoder.onnx", F / "decoder.onnx", "--generate", "0"), "--generate"),
+                (("verify", F / "decoder.onnx", F / "decoder.onnx", "--generate", "4",
+                  "--time-budget", "0"), "--time-budget"),
+                (("verify", F / "decoder.onnx", F / "decoder.onnx", "--generate", "4", "--engine",
+                  "onnxruntime"), "--generate"),
+                (("verify", F / "decoder.onnx", F / "decoder.onnx", "--gate",
+                  "tokens_per_second>=1"), "--generate"),
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--profile", "p.txt"), ".json"),
                 (("verify", F / "conv.onnx", F / "conv.onnx", "--profile", "p.json", "--report",
                   "p.json"), "--report"),
@@ -912,6 +919,23 @@ class Verify(Case):
         report = self.report("verify", F / "conv.onnx", F / "conv.onnx", *QUICK)
         self.assertEqual(report["speed"][0]["data"], "none")
         self.assertNotIn("accuracy", report)
+
+    def test_text_is_generated(self):
+        report = self.report("verify", F / "decoder.onnx", F / "decoder.onnx", "--generate", "6", "--input-shape",
+                             "input_ids:1x9", "--gate", "tokens_per_second>=1", "--gate", "prompt_ms_drop<=1000",
+                             *QUICK)
+        self.assertEqual(list(json_schema.errors(report, json.loads(self.run_program("schema", "report").stdout))), [])
+        generation = report["generation"]
+        self.assertEqual(generation["prompt_tokens"], 9)
+        self.assertEqual(generation["same_tokens"], 6)
+        tokens = generation["candidate"]["tokens"]
+        self.assertEqual(tokens, generation["reference"]["tokens"])
+        self.assertEqual(tokens[1:], [(3 * token + 1) % 128 for token in tokens[:-1]])
+        table = self.run_program("verify", F / "decoder.onnx", F / "decoder.onnx", "--generate", "6", *QUICK).stdout
+        self.assertRegex(table, r"first token after 64 .*x\n")
+        self.assertRegex(table, r"same tokens .*first 6 of 6")
+        self.one_line("verify", F / "conv.onnx", F / "conv.onnx", "--generate", "6", expect=1,
+                      says="cannot generate: input")
 
     def test_json_on_standard_output(self):
         result = self.run_program("verify", F / "conv.onnx", F / "conv.onnx", "--json", *QUICK)

@@ -143,6 +143,19 @@ Model nameless(const std::vector<float>& means, const std::vector<float>& bias, 
   return model;
 }
 
+// A language model of 128 words: a word is followed by that of thrice its number, plus one.
+Model decoder() {
+  constexpr int64_t kWords = 128;
+  Tensor next = Tensor::zeros(DType::float32, {kWords, kWords});
+  for (int64_t i = 0; i < kWords; ++i) {
+    next.mutable_as<float>()[static_cast<size_t>(i * kWords + (3 * i + 1) % kWords)] = 1;
+  }
+  GraphBuilder b;
+  const ValueId ids = b.input("input_ids", DType::int64, {-1, -1});
+  b.output(b.op("Gather", {b.constant(next, "next"), ids}), "logits");
+  return std::move(b).model();
+}
+
 Model two_inputs() {
   GraphBuilder b;
   const ValueId left = b.input("left", DType::float32, {-1, kClasses});
@@ -178,6 +191,7 @@ void write_all(const std::string& out, const std::string& fashion_folder) {
   write_onnx(nameless(means, bias, {DType::float32, true, {0, 1, 28, 28}}), out + "/zero.onnx",
              options);
   write_onnx(two_inputs(), out + "/two_inputs.onnx", options);
+  write_onnx(decoder(), out + "/decoder.onnx", options);
   write_arrays(out + "/test.npz", test);
   write_npz(out + "/unlabelled.npz",
             {{"image",
