@@ -12,6 +12,8 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -311,6 +313,57 @@ def zoo(b):
                     f"{dig(report, 'speed', 0, 'speedup'):.2f}, finite {finite}")
 
 
+def killed_batch(b):
+    """A zoo with two broken files, by three recipes: killed five times and run again, or in two shards, it ends
+    with the bytes of a run that nobody disturbed, within the memory that it was given."""
+    folder = b.work / "zoo"
+    folder.mkdir(exist_ok=True)
+    for path in (b.shared / "models").glob("*.onnx"):
+        link = folder / path.name
+        if not link.exists():
+            link.symlink_to(path)
+    (folder / "truncated.onnx").write_bytes((b.shared / "models/resnet8_cifar10.onnx").read_bytes()[:100_000])
+    (folder / "page.onnx").write_text("<html>404 not found</html>")
+    (b.work / "static.json").write_text('{"schema": "compress.recipe/1", "steps": [{"quantize": {"mode": "static"}}]}')
+    (b.work / "pruned.json").write_text('{"schema": "compress.recipe/1", "steps": [{"prune": {"sparsity": 0.5}}]}')
+    budget = 2 << 30
+
+    def words(out, *more):
+        return ["batch", folder, "-o", b.work / out, "--recipe", b.work / "static.json", "--recipe",
+                b.work / "pruned.json", "--recipe", "cpu-int4-llm", "--allow-random", "--samples", 4, "--no-verify",
+                "--workers", 2, "--memory", budget, *more]
+
+    def digests(*outs):
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for out in outs for path in (b.work / out).glob("*.onnx")}
+
+    for out in ("whole", "killed", "shard1", "shard2", "shards"):
+        shutil.rmtree(b.work / out, ignore_errors=True)
+    start = time.perf_counter()
+    b.run(*words("whole", "--report", b.work / "whole.json"), expect=1)
+    seconds = time.perf_counter() - start
+    summary = json.loads((b.work / "whole.json").read_text())
+    whole = digests("whole")
+    states = collections.Counter(run["state"] for run in summary["runs"])
+    peak = summary.get("peak_memory_bytes", 0)
+    b.check(len(summary["runs"]) == 63 and len(whole) == 57, f"{len(whole)} of 57 outputs; states {dict(states)}")
+    b.check(peak <= budget, f"peak memory {peak >> 20} MB of {budget >> 20}")
+    generator = numpy.random.default_rng(int(time.time()))
+    for wait in generator.uniform(0.02, 0.3, 5) * seconds:
+        process = subprocess.Popen([b.compress, *map(str, words("killed"))], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(wait)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(f"  killed after {wait:.1f} s: {len(digests('killed'))} outputs", flush=True)
+    b.run(*words("killed"), expect=1)
+    b.check(digests("killed") == whole, "killed five times and run again: the same bytes")
+    shards = [subprocess.Popen([b.compress, *map(str, words("shards", "--shard", f"{i}/2"))],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in (1, 2)]
+    codes = [shard.wait() for shard in shards]
+    b.check(digests("shards") == whole and set(codes) <= {0, 1}, f"two shards, exit codes {codes}: the same set")
+
+
 def zeros_stay(b):
     pruned, out = b.work / "p.onnx", b.work / "pq.onnx"
     b.run("prune", b.model("resnet8_cifar10"), "-o", pruned, "--sparsity", 0.5, "--force", "--no-verify")
@@ -417,7 +470,7 @@ def main():
         return 77
     bench = Bench(args)
     steps = [gates_and_errors, feeds, efficientnet_static, mobilenet_static, small_static,
-             language_models, prune_all, zeros_stay, same_bytes, zoo, speed]
+             language_models, prune_all, zeros_stay, same_bytes, zoo, killed_batch, speed]
     for step in steps:
         if re.search(args.only, step.__name__):
             print(f"{step.__name__}", flush=True)

@@ -152,7 +152,9 @@ Model decoder() {
   }
   GraphBuilder b;
   const ValueId ids = b.input("input_ids", DType::int64, {-1, -1});
-  b.output(b.op("Gather", {b.constant(next, "next"), ids}), "logits");
+  const ValueId logits = b.op("Gather", {b.constant(next, "next"), ids});
+  b.graph().set_type(logits, {DType::float32, true, {-1, -1, kWords}});
+  b.output(logits, "logits");
   return std::move(b).model();
 }
 
