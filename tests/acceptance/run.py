@@ -344,9 +344,9 @@ def killed_batch(b):
     seconds = time.perf_counter() - start
     summary = json.loads((b.work / "whole.json").read_text())
     whole = digests("whole")
-    states = collections.Counter(run["state"] for run in summary["runs"])
+    statuses = collections.Counter(row["status"] for row in summary["rows"])
     peak = summary.get("peak_memory_bytes", 0)
-    b.check(len(summary["runs"]) == 63 and len(whole) == 57, f"{len(whole)} of 57 outputs; states {dict(states)}")
+    b.check(len(summary["rows"]) == 63 and len(whole) == 57, f"{len(whole)} of 57 outputs; {dict(statuses)}")
     b.check(peak <= budget, f"peak memory {peak >> 20} MB of {budget >> 20}")
     generator = numpy.random.default_rng(int(time.time()))
     for wait in generator.uniform(0.02, 0.3, 5) * seconds:
