@@ -105,7 +105,7 @@ class Cuts {
 
   void consider(ValueId id) {
     const std::string target = target_of(student_, id, teacher_);
-    if (target.empty()) return;
+    if (target.empty() || is_before_bias(id)) return;
     const std::string& name = student_.value(id).name;
     if (trains_) {
       blocks_.push_back({blocks_.empty() ? "" : blocks_.back().output, name, target});
@@ -115,6 +115,14 @@ class Cuts {
       blocks_.back().target = target;
     }
     trains_ = false;
+  }
+
+  // Apart from its layer an added bias would be a block without weights.
+  bool is_before_bias(ValueId id) const {
+    const auto& uses = student_.uses(id);
+    if (uses.size() != 1 || student_.is_output(id)) return false;
+    const Node& node = student_.node(uses[0].node);
+    return node.is("Add") && leads_to_weights(node.inputs[uses[0].slot == 0 ? 1 : 0]);
   }
 
   // Logits are what is compared.

@@ -429,6 +429,13 @@ class Training(Case):
         explained = self.run_program("inspect", "1.onnx").stdout
         self.assertIn("int8", explained)
 
+    def test_layer_by_layer_where_a_bias_is_added(self):
+        self.run_program("prune", F / "dense.onnx", "-o", "sparse.onnx", "--no-verify", "--sparsity", "0.7")
+        report = self.report("distill", "sparse.onnx", "--teacher", F / "dense.onnx", "-o", "y.onnx", "--blockwise",
+                             "--samples", 60, *self.QUICK, *QUICK)
+        self.assertTrue(report["changed"])
+        self.assertEqual(report["passes"][0]["details"]["blocks"], 1)
+
     def test_same_bytes_for_any_threads(self):
         sums = set()
         for threads in (1, 2, 3):
