@@ -94,6 +94,8 @@ class Batch {
       if (kept.status == BatchStatus::done) kept.status = BatchStatus::kept;
       finish(std::move(kept));
     }
+    // A run is one process, however many of this one were started.
+    setenv("COMPRESS_MPI", "off", 1);
     Workers workers;
     while (!waiting.empty() || workers.running() > 0) {
       while (!waiting.empty() && may_start(workers, waiting.front())) {

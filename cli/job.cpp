@@ -13,6 +13,7 @@
 #include "cli/explaining.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
+#include "cli/ranks.h"
 #include "cli/training.h"
 #include "cli/verification.h"
 #include "compress/error.h"
@@ -102,14 +103,16 @@ class JobRun {
   int run() {
     gates_ = read_gates(flags_);
     check_output(job_.model, flags_);
+    const bool training = std::any_of(job_.recipe.steps.begin(), job_.recipe.steps.end(),
+                                      [](const Step& step) { return trains(step.name); });
+    if (!training) require_one_process(job_.command);
     input_ = read_onnx(job_.model);
     check_input_shapes(flags_, {&input_});
-    if (!flags_.dry_run) {
+    if (training) ranks_ = join_ranks();
+    if (!flags_.dry_run && ranks_.first()) {
       hash_ = std::async(std::launch::async, [path = job_.model] { return sha256_file(path); });
     }
     steps_ = main_steps(job_.recipe);
-    const bool training = std::any_of(job_.recipe.steps.begin(), job_.recipe.steps.end(),
-                                      [](const Step& step) { return trains(step.name); });
     data_ = open_data(flags_, input_, may_calibrate(), training);
     choose_calibration(data_, flags_);
     choose_training(data_, flags_);
@@ -117,6 +120,8 @@ class JobRun {
     check_measurable(gates_, flags_, data_.evaluation);
     Model model = input_;
     const PipelineResult result = run_passes(model, job_.recipe);
+    leave_ranks();
+    if (!ranks_.first()) return kDone;
     choose_evaluation(data_, flags_, calibrated_);
     fill_report(result);
     if (flags_.dry_run) {
@@ -197,7 +202,7 @@ class JobRun {
         return CalibrationSamples{data_.calibration, data_.calibration_indices};
       };
     }
-    const TrainingAccess training = training_access(data_, input_, flags_, progress_);
+    const TrainingAccess training = training_access(data_, input_, flags_, progress_, ranks_);
     options.training = &training;
     return run_pipeline(model, recipe, options);
   }
@@ -371,6 +376,7 @@ class JobRun {
   const CommonFlags& flags_;
   Progress progress_;
   std::chrono::steady_clock::time_point start_;
+  train::Ranks ranks_;
   GateSet gates_;
   Model input_;
   std::future<std::string> hash_;

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "cli/program.h"
+#include "cli/ranks.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "formats/file.h"
@@ -28,7 +29,9 @@ void handle_signals() {
 
 // Exactly one line, whatever a message holds.
 int say_error(std::string_view message, int code) {
+  wait_for_first_rank();
   std::fprintf(stderr, "error: %s\n", printable(message).c_str());
+  end_other_ranks(code);
   return code;
 }
 
@@ -50,5 +53,6 @@ int guarded(int argc, char** argv) {
 int main(int argc, char** argv) {
   compress::wait_passively(argv);
   compress::handle_signals();
+  compress::take_launch();
   return compress::guarded(argc, argv);
 }

@@ -10,6 +10,7 @@
 #include "cli/data_files.h"
 #include "cli/explaining.h"
 #include "cli/machine.h"
+#include "cli/ranks.h"
 #include "cli/verification.h"
 #include "compress/error.h"
 #include "formats/file.h"
@@ -531,6 +532,7 @@ void add_search_flags(CLI::App& command, SearchFlags& flags) {
 
 int run_search(Job job, const CommonFlags& flags, const SearchFlags& search) {
   apply(flags);
+  require_one_process("quantize");
   return SearchRun(std::move(job), flags, search).run();
 }
 

@@ -24,17 +24,25 @@ std::vector<NamedTensor> load_checkpoint(const std::string& path) {
 bool trains(std::string_view step) { return step == "distill" || step == "train"; }
 
 TrainingAccess training_access(const JobData& data, const Model& input, const CommonFlags& flags,
-                               Progress& progress) {
+                               Progress& progress, const train::Ranks& ranks) {
   TrainingAccess access;
   if (data.training != nullptr) {
     access.samples = [&data] { return CalibrationSamples{data.training, data.training_indices}; };
   }
   access.read_model = [](const std::string& path) { return read_onnx(path); };
   access.input = &input;
-  access.load = load_checkpoint;
+  access.ranks = ranks;
+  // Files of state are rank 0's: the others need not see them.
+  access.load = [ranks](const std::string& path) {
+    std::vector<NamedTensor> state;
+    if (ranks.first()) state = load_checkpoint(path);
+    train::share_tensors(ranks, 0, state);
+    return state;
+  };
   access.save = [](const std::string& path, const std::vector<NamedTensor>& state) {
     write_npz(path, state, true);
   };
+  if (!ranks.first()) return access;
   if (flags.verbose || progress.callback()) {
     access.log = [&progress](std::string_view line) {
       progress.clear();

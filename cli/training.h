@@ -16,7 +16,7 @@ bool trains(std::string_view step);
 
 // All operands outlive the result.
 TrainingAccess training_access(const JobData& data, const Model& input, const CommonFlags& flags,
-                               Progress& progress);
+                               Progress& progress, const train::Ranks& ranks);
 
 // Resolved steps as they go into a written model: files by their content, and without what does
 // not decide its bytes.

@@ -11,6 +11,7 @@ CONFINED = {
     r"onnx/|google/protobuf": ("formats/",),
     r"oneapi/|dnnl": ("compress/kernels/dnnl/",),
     r"omp\.h": ("compress/core/parallel.cpp",),
+    r"mpi\.h": ("cli/mpi/",),
     r"CLI/": ("cli/",),
     r"zip\.h|jpeglib\.h|png\.h": ("formats/",),
 }

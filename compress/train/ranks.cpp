@@ -115,6 +115,16 @@ void share_tensors(const Ranks& ranks, int from, std::vector<NamedTensor>& tenso
   if (ranks.rank != from) tensors = unpacked(bytes);
 }
 
+void share_parts(const Ranks& ranks, std::vector<std::vector<NamedTensor>>& parts) {
+  const auto count = static_cast<int64_t>(parts.size());
+  for (int from = 0; from < ranks.size; ++from) {
+    const int64_t end = first_part(ranks, count, from + 1);
+    for (int64_t part = first_part(ranks, count, from); part < end; ++part) {
+      share_tensors(ranks, from, parts[static_cast<size_t>(part)]);
+    }
+  }
+}
+
 void require_same(const Ranks& ranks, uint64_t number, std::string_view reason) {
   if (!ranks.several()) return;
   uint64_t first = number;

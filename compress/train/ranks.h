@@ -36,6 +36,8 @@ void for_own_parts(const Ranks& ranks, int64_t parts, const std::function<void(i
 
 // `values` holds as many numbers for each part: afterwards all ranks have those of all parts.
 void share_parts(const Ranks& ranks, int64_t parts, std::span<double> values);
+// The same for tensors, a list a part.
+void share_parts(const Ranks& ranks, std::vector<std::vector<NamedTensor>>& parts);
 // The same for `bytes`, of which each part has `part_bytes`, the last one what is left.
 void share_bytes(const Ranks& ranks, int64_t parts, size_t part_bytes, std::span<std::byte> bytes);
 

@@ -107,12 +107,7 @@ class Trainer {
   // Ranks that do not train the same would wait for each other, or end anywhere.
   void check_ranks() const {
     if (!ranks_.several()) return;
-    if (options_.accumulate < ranks_.size) {
-      fail(ErrorCode::usage,
-           "ranks share the --accumulate steps of an update, and {} of them cannot share {}: give "
-           "--accumulate {} (or a multiple), and as much smaller a --batch",
-           ranks_.size, options_.accumulate, ranks_.size);
-    }
+    require_batches(ranks_, options_.accumulate);
     uint64_t hash = bits_of(slots_) ^ static_cast<uint64_t>(kernels::active_isa());
     const auto add = [&](double value) {
       hash = mixed_bits(hash ^ std::bit_cast<uint64_t>(value));
@@ -495,6 +490,14 @@ TrainResult train(const Model& student, const Model* teacher, SampleSource& data
                   std::vector<int64_t> indices, const TrainOptions& options,
                   const TrainHooks& hooks, const std::vector<NamedTensor>& resume) {
   return Trainer(student, teacher, data, std::move(indices), options, hooks).run(resume);
+}
+
+void require_batches(const Ranks& ranks, int64_t accumulate) {
+  if (accumulate >= ranks.size) return;
+  fail(ErrorCode::usage,
+       "ranks share the --accumulate steps of an update, and {} of them cannot share {}: give "
+       "--accumulate {} (or a multiple), and as much smaller a --batch",
+       ranks.size, accumulate, ranks.size);
 }
 
 void apply_result(Model& model, const TrainResult& result) {

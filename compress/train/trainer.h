@@ -94,6 +94,9 @@ TrainResult train(const Model& student, const Model* teacher, SampleSource& data
                   std::vector<int64_t> indices, const TrainOptions& options,
                   const TrainHooks& hooks = {}, const std::vector<NamedTensor>& resume = {});
 
+// Fails (usage) where an update of so many batches has none for some ranks; train() does so, too.
+void require_batches(const Ranks& ranks, int64_t accumulate);
+
 // Sets the model's constants to what training made of them.
 void apply_result(Model& model, const TrainResult& result);
 

@@ -242,13 +242,26 @@ class Blockwise {
     options.keep_best = true;
     std::vector<double> rates(kRates.begin(), kRates.end());
     if (options_.rate > 0) rates = {options_.rate};
-    std::vector<Candidate> out;
-    for (const double rate : rates) {
-      options.schedule.rate = rate;
+    // Values and, as the last, the loss; nothing where the start was best.
+    std::vector<std::vector<NamedTensor>> found(rates.size());
+    train::for_own_parts(options_.ranks, static_cast<int64_t>(rates.size()), [&](int64_t trial) {
+      options.schedule.rate = rates[static_cast<size_t>(trial)];
       train::TrainResult result = train::train(part, &teacher, samples, all, options);
-      if (result.best_epoch == 0) continue;
+      if (result.best_epoch == 0) return;
       const double loss = result.epochs.at(static_cast<size_t>(result.best_epoch)).validation_loss;
-      out.push_back({rate, loss, std::move(result)});
+      result.values.push_back({"", Tensor::scalar(loss)});
+      found[static_cast<size_t>(trial)] = std::move(result.values);
+    });
+    train::share_parts(options_.ranks, found);
+    std::vector<Candidate> out;
+    for (size_t trial = 0; trial < found.size(); ++trial) {
+      std::vector<NamedTensor>& values = found[trial];
+      if (values.empty()) continue;
+      const double loss = values.back().tensor.to_double();
+      values.pop_back();
+      train::TrainResult result;
+      result.values = std::move(values);
+      out.push_back({rates[trial], loss, std::move(result)});
     }
     return out;
   }

@@ -17,6 +17,8 @@ struct BlockwiseOptions {
   train::TrainOptions train;
   // 0: several are tried on each block.
   double rate = 0;
+  // They share the rates.
+  train::Ranks ranks;
 };
 
 // Trains the weights of `student` in place, all blocks in a row and then once more one by one. Kept

@@ -63,6 +63,7 @@ class Training {
       fold_quantized(model_, unfolded, how);
       return out;
     }
+    train::require_batches(access_.ranks, options.accumulate);
     const std::string file = text("checkpoint");
     const std::vector<NamedTensor> saved =
         file.empty() || !access_.load ? std::vector<NamedTensor>() : access_.load(file);
@@ -129,7 +130,7 @@ class Training {
       }
     }
     return distill_blockwise(model_, *teacher, *samples.source, samples.indices,
-                             {options, options.schedule.rate}, access_.log);
+                             {options, options.schedule.rate, access_.ranks}, access_.log);
   }
 
   // Trials take the same steps from the same start, so their losses compare.
@@ -145,21 +146,28 @@ class Training {
     trial.accumulate = 1;
     train::TrainHooks known;
     known.teacher_outputs = teacher_outputs_;
-    double best = kRates.back(), least = std::numeric_limits<double>::infinity();
-    for (const double rate : kRates) {
-      trial.schedule.rate = rate;
+    constexpr double kNone = std::numeric_limits<double>::infinity();
+    std::vector<double> losses(kRates.size(), kNone);
+    const auto trials = static_cast<int64_t>(kRates.size());
+    train::for_own_parts(access_.ranks, trials, [&](int64_t k) {
+      trial.schedule.rate = kRates[static_cast<size_t>(k)];
       const TrainResult result = train::train(model_, teacher, *samples.source, some, trial, known);
-      if (result.diverged || result.epochs.empty()) continue;
-      const double loss = result.epochs.back().validation_loss;
-      if (!(loss < least)) continue;
-      least = loss;
-      best = rate;
+      if (result.diverged || result.epochs.empty()) return;
+      losses[static_cast<size_t>(k)] = result.epochs.back().validation_loss;
+    });
+    train::share_parts(access_.ranks, trials, losses);
+    double best = kRates.back(), least = kNone;
+    for (size_t k = 0; k < losses.size(); ++k) {
+      if (!(losses[k] < least)) continue;
+      least = losses[k];
+      best = kRates[k];
     }
     return best;
   }
 
   train::TrainHooks hooks(const std::string& file, const std::string& cache) const {
     train::TrainHooks hooks;
+    hooks.ranks = access_.ranks;
     hooks.teacher_outputs = teacher_outputs_;
     if (!cache.empty() && teacher_outputs_.empty() && access_.save) {
       hooks.save_teacher = [this, cache](const std::vector<NamedTensor>& outputs) {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "compress/train/ranks.h"
 #include "passes/pass.h"
 
 namespace compress {
@@ -22,6 +23,8 @@ struct TrainingAccess {
   std::function<std::vector<NamedTensor>(const std::string&)> load;
   std::function<void(const std::string&, const std::vector<NamedTensor>&)> save;
   std::function<void(std::string_view line)> log;  // an epoch a line
+  // Processes that do the same; `load` gives all of them what rank 0 has.
+  train::Ranks ranks;
   // Of all batches; `note` is the loss and the rate.
   std::function<void(int64_t done, int64_t total, const std::string& note)> progress;
 };

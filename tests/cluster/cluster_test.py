@@ -3,17 +3,20 @@ by xargs; each must give the files of one batch that had the machine to itself.
 
     cluster_test.py PROGRAM SOURCE
 """
+import array
 import getpass
 import os
 import pathlib
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+import zipfile
 
 PROGRAM, SOURCE = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 EXAMPLES = SOURCE / "examples/cluster"
@@ -53,6 +56,16 @@ def free_port():
 
 def models(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.onnx"))}
+
+
+def write_images(path, count):
+    """Gray images [count, 1, 28, 28] with labels, as numpy would write them."""
+    random = array.array("f", (((i * 2654435761) >> 7) % 256 for i in range(count * 784)))
+    labels = array.array("q", (i % 10 for i in range(count)))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, dtype, shape, values in (("image", "<f4", (count, 1, 28, 28), random), ("label", "<i8", (count,), labels)):
+            header = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + values.tobytes())
 
 
 class Slurm:
@@ -159,6 +172,37 @@ class Cluster(unittest.TestCase):
             states = re.findall(r"JobState=(\w+)", slurm.call("scontrol", "show", "job", job))
         self.assertEqual(states, ["COMPLETED"] * 3, said)
         self.check(self.dir / "by_slurm", 3)
+
+    def test_processes_that_train_together(self):
+        """srun --mpi=pmix, as the documentation has it; tasks without PMIx do not overwrite each other."""
+        missing = [name for name in (*DAEMONS, "mpirun") if shutil.which(name) is None]
+        if missing or not (PROGRAM.parent / "libcompress_mpi.so").exists():
+            self.skipTest(f"skipped: no {', '.join(missing) or 'libcompress_mpi.so'} (Debian: slurm-wlm, munge, libopenmpi-dev)")
+        line = re.search(r"\$ srun (--mpi=pmix .*\\\n.*)", (SOURCE / "docs/training.md").read_text())[1].replace("\\\n", " ")
+        words = line.replace("--ntasks=4", "--ntasks=2").replace("=8", "=1").replace("--threads 8", "--threads 1").split()
+        self.assertEqual(words[3], "compress")
+        words[3] = str(PROGRAM)
+        words += ["--epochs", "1", "--no-verify", "--force"]
+        shutil.copy(SOURCE / "examples/fashion_mnist/cnn.onnx", self.dir / "net.onnx")
+        write_images(self.dir / "train.npz", 300)
+        self.call(*words[3:])
+        expected = (self.dir / "out.onnx").read_bytes()
+        (self.dir / "out.onnx").unlink()
+        with Slurm(self.dir / "slurm_mpi") as slurm:
+            if "pmix" not in slurm.call("srun", "--mpi=list", check=False):
+                self.skipTest("skipped: this Slurm has no PMIx")
+            flags = ("--overcommit", f"--chdir={self.dir}")
+            slurm.call("srun", *flags, *words)
+            found = (self.dir / "out.onnx").read_bytes()
+            with self.assertRaisesRegex(AssertionError, "error: srun started 2 tasks .* give it --mpi=pmix"):
+                slurm.call("srun", *flags, "--ntasks=2", *words[3:])
+            # One process of a job of several tasks is no rank of anything.
+            job = slurm.call("sbatch", "--parsable", "--wait", "--ntasks=2", "--overcommit", f"--chdir={self.dir}",
+                             f"--output={self.dir}/alone.log", "--wrap", " ".join(words[3:])).strip()
+            state = re.search(r"JobState=(\w+)", slurm.call("scontrol", "show", "job", job))[1]
+        self.assertEqual(state, "COMPLETED", (self.dir / "alone.log").read_text(errors="replace"))
+        self.assertEqual(found, expected)
+        self.assertEqual((self.dir / "out.onnx").read_bytes(), expected)
 
     def test_kubernetes_job(self):
         text = (EXAMPLES / "kubernetes.yaml").read_text()

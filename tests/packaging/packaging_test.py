@@ -126,13 +126,19 @@ class Packaging(unittest.TestCase):
     def test_debian_package(self):
         self.call(pathlib.Path(CMAKE).with_name("cpack"), "-G", "DEB", "--config", BUILD / "CPackConfig.cmake",
                   "-B", self.dir / "packages")
-        package, = (self.dir / "packages").glob("*.deb")
+        package, = (self.dir / "packages").glob("compress-onnx_*.deb")
         fields = self.call("dpkg-deb", "-f", package)
         self.assertRegex(fields, r"(?m)^Depends: .*libdnnl")
         self.assertRegex(fields, r"(?m)^Conflicts: ncompress")
         files = self.call("dpkg-deb", "-c", package)
         for path in ("usr/bin/compress", "share/man/man1/compress.1", "libcompress.so", "compressConfig.cmake"):
             self.assertIn(path, files)
+        # MPI is for those who want it.
+        self.assertNotRegex(fields + files, "openmpi|libcompress_mpi")
+        if (BUILD / "bin/libcompress_mpi.so").exists():
+            package, = (self.dir / "packages").glob("compress-onnx-mpi_*.deb")
+            self.assertRegex(self.call("dpkg-deb", "-f", package), r"(?m)^Depends: (?=.*libopenmpi)(?=.*compress-onnx \(= )")
+            self.assertIn("libcompress_mpi.so", self.call("dpkg-deb", "-c", package))
 
 
 if __name__ == "__main__":
