@@ -20,6 +20,7 @@
 #include "compress/report/batch.h"
 #include "compress/verify/resources.h"
 #include "formats/file.h"
+#include "passes/plugin/plugin.h"
 
 namespace compress {
 namespace {
@@ -288,6 +289,13 @@ void pass_on(const CommonFlags& flags, const CLI::App& command, BatchRequest& re
         std::pair("--external-data", flags.external_data)}) {
     if (set) request.flags.push_back(name);
   }
+  // Where a plug-in lies does not decide what it does.
+  if (const CLI::Option* plugins = command.get_option_no_throw("--plugin")) {
+    for (const std::string& path : plugins->results()) {
+      request.running.insert(request.running.end(), {"--plugin", path});
+    }
+  }
+  for (const PluginIdentity& plugin : plugins_in_use()) request.plugins.push_back(plugin.sha256);
 }
 
 void add_summary_flags(CLI::App& command, CommonFlags& flags) {

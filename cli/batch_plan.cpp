@@ -162,6 +162,7 @@ std::string key_of(const BatchJob& job, const NamedRecipe& recipe, const BatchRe
     if (!path.empty()) hash_data(hash, path);
   }
   for (const std::string& flag : request.flags) hash.update(flag + "\n");
+  for (const std::string& plugin : request.plugins) hash.update("plugin " + plugin + "\n");
   return hash.finish();
 }
 

@@ -16,6 +16,7 @@ struct BatchRequest {
   std::string data, labels;  // patterns with {stem}, {name} and {folder} of the model; "" none
   std::vector<std::string> running;  // flags that every run gets and that leave its bytes alone
   std::vector<std::string> flags;    // that every run gets as they are
+  std::vector<std::string> plugins;  // SHA-256 of those whose passes every run has
   int64_t shard = 1, shards = 1;
 };
 
@@ -25,7 +26,8 @@ struct BatchJob {
   std::string output;  // below the folder
   std::string data, labels;
   uint64_t input_bytes = 0;
-  // What decides the output: SHA-256 of input, recipe, data (names, sizes, times), flags, version.
+  // What decides the output: SHA-256 of input, recipe, data (names, sizes, times), flags,
+  // plug-ins, version.
   std::string key;
 
   std::string report() const { return output + ".report.json"; }

@@ -31,7 +31,7 @@ Program::Program(std::vector<std::string> words)
     entries_.push_back({command, runs[entries_.size()]});
   }
   for (const StepDef& step : all_steps()) add_plugin_flag(std::string(step.name));
-  for (const char* name : {"run", "calibrate", "inspect"}) add_plugin_flag(name);
+  for (const char* name : {"run", "batch", "calibrate", "inspect"}) add_plugin_flag(name);
 }
 
 void Program::load_plugins() {

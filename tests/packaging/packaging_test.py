@@ -84,6 +84,24 @@ class Packaging(unittest.TestCase):
         self.call(compress, "run", MODEL, "-o", "int8.onnx", "--recipe", recipe, "--plugin", plugin, "--no-verify")
         self.assertIn("Clip", self.call(compress, "inspect", "int8.onnx"))
         self.assertIn("'flush-below'", self.fails(compress, "run", MODEL, "-o", "no.onnx", "--recipe", recipe))
+        # In a batch; a plug-in of other content makes its outputs anew, the same one elsewhere does not.
+        zoo = self.dir / "zoo"
+        zoo.mkdir()
+        shutil.copy(MODEL, zoo / "a.onnx")
+        copy = self.dir / "copy.so"
+
+        def batched(path):
+            out = self.call(compress, "batch", zoo, "-o", "zoo_out", "--recipe", recipe, "--plugin", path, "--no-verify", "--json")
+            row, = json.loads(out)["rows"]
+            return row["status"]
+
+        self.assertEqual(batched(plugin), "done")
+        self.assertEqual((self.dir / "zoo_out/a_recipe.onnx").read_bytes(), (self.dir / "int8.onnx").read_bytes())
+        shutil.copy(plugin, copy)
+        self.assertEqual(batched(copy), "kept")
+        with open(copy, "ab") as file:
+            file.write(b"another build")
+        self.assertEqual(batched(copy), "done")
         for threads in (1, 2):
             self.call(compress, "optimize", MODEL, "-o", "again.onnx", *flags, "--no-verify", "--force",
                       "--threads", threads)

@@ -158,6 +158,27 @@ class Wheel(unittest.TestCase):
         self.assertIn("scope: Optional[Literal['layer', 'global']] = ...", stub)
         compile(stub, "__init__.pyi", "exec")
 
+    def test_differences_and_batches(self):
+        self.script("""
+            sparse = co.prune(MODEL, sparsity=0.5, no_verify=True).model
+            found = co.diff(MODEL, sparse)
+            assert found["schema"] == "compress.diff/1" and found["sparsity"][0] < 0.1 < 0.4 < found["sparsity"][1]
+            assert not found["added"] and len(found["changed_constants"]) >= 2
+            assert co.diff(MODEL, open(MODEL, "rb").read())["changed_constants"] == []
+            os.mkdir("zoo")
+            open("zoo/a.onnx", "wb").write(open(MODEL, "rb").read())
+            open("zoo/broken.onnx", "wb").write(b"junk")
+            json.dump({"schema": "compress.recipe/1", "steps": [{"prune": {"sparsity": 0.5}}]}, open("half.json", "w"))
+            summary = co.batch("zoo", "zoo_out", recipe=["half.json"], no_verify=True, workers=2)
+            status = {os.path.basename(row["model"]): row["status"] for row in summary["rows"]}
+            assert status == {"a.onnx": "done", "broken.onnx": "failed"}, summary
+            assert open("zoo_out/a_half.onnx", "rb").read() == sparse
+            again = co.batch("zoo", "zoo_out", recipe="half.json", no_verify=True)
+            assert sorted(row["status"] for row in again["rows"]) == ["failed", "kept"], again
+            fails(co.CompressError, "nowhere", co.batch, "nowhere", "zoo_out", recipe="half.json")
+            fails(TypeError, "did you mean 'recipe'", co.batch, "zoo", "zoo_out", recipes="half.json")
+        """)
+
     def test_other_threads_run_and_interrupts_end(self):
         self.script("""
             import signal, threading, time

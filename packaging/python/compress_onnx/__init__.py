@@ -23,8 +23,8 @@ if _policy is None:
     del _os.environ["OMP_WAIT_POLICY"]
 
 __version__ = _core.version
-__all__ = ["CompressError", "GateFailed", "Result", "calibrate", "distill", "infer", "inspect", "optimize", "prune",
-           "quantize", "run", "train", "verify"]
+__all__ = ["CompressError", "GateFailed", "Result", "batch", "calibrate", "diff", "distill", "infer", "inspect", "optimize",
+           "prune", "quantize", "run", "train", "verify"]
 
 # A model's memory is measured in a process of its own: this package, from where it is.
 _core.set_self_command([
@@ -204,6 +204,15 @@ def run(model, recipe, output=None, **options):
         return _make("run", model, output, options, ["--recipe", file.name])
 
 
+@_options.documented("batch", {})
+def batch(source, output, **options):
+    """Converts many models (a folder, a list, a manifest), each in a process of its own, into a folder. Gives the
+    summary, whose rows tell what was made, kept, or failed and why; nothing is raised for a model that failed."""
+    with _Command("batch", options) as command:
+        command.words += [_os.fspath(source), "--output", _os.fspath(output), "--json", "--quiet"]
+        return _json.loads(command.run()[1])
+
+
 @_options.documented("calibrate", _DATA)
 def calibrate(model, output=None, **options):
     """Runs data through a model; gives the bytes of the statistics that quantize(statistics=...) takes, or the
@@ -254,4 +263,12 @@ def inspect(model, **options):
     """What is in a model, and what could be made smaller."""
     with _Command("inspect", options) as command:
         command.words += [command.file(model, "model.onnx"), "--json"]
+        return _json.loads(command.run()[1])
+
+
+@_options.documented("diff", {})
+def diff(before, after, **options):
+    """What changed between two models: interface, operators, nodes, constants."""
+    with _Command("diff", options) as command:
+        command.words += [command.file(before, "before.onnx"), command.file(after, "after.onnx"), "--json"]
         return _json.loads(command.run()[1])
