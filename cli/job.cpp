@@ -157,6 +157,7 @@ class JobRun {
     bool may = false;
     for (const Step& step : job_.recipe.steps) {
       if (asks_qat(step)) may = may || !flags_.calibration_data.empty();
+      if (step.name == "prune") may = check_prune(step) || may;
       if (step.name != "quantize") continue;
       const Json mode = step.options.value("mode", Json());
       may = may || mode != "dynamic";
@@ -169,6 +170,19 @@ class JobRun {
       }
     }
     return may && flags_.statistics.empty();
+  }
+
+  // True where the step ranks weights on samples. Fails (usage) where there are none.
+  bool check_prune(const Step& step) const {
+    const std::string method = step.options.value("method", "magnitude");
+    if (method == "magnitude") return false;
+    if (flags_.data.empty() && flags_.calibration_data.empty() && !flags_.allow_random) {
+      fail(ErrorCode::usage,
+           "--method {} measures what layers read, on samples, and there are none; give --data, or "
+           "choose --method magnitude",
+           method);
+    }
+    return true;
   }
 
   static bool asks_qat(const Step& step) {

@@ -30,7 +30,12 @@ constexpr Examples kExamples[] = {
      "      --gate 'top1_drop<=1%'\n"
      "  compress prune model.onnx -o sparse.onnx --granularity 2:4\n"
      "  compress prune model.onnx -o sparse.onnx --granularity block:4x4 --sparsity 0.7\n"
-     "Weights become zero; the file keeps its size.\n"},
+     "  compress prune model.onnx -o sparse.onnx --method sparsegpt --data images.json\n"
+     "  compress prune model.onnx -o small.onnx --granularity channel --sparsity 0.3 \\\n"
+     "      --method sparsegpt --data images.json\n"
+     "Weights become zero and the file keeps its size, except with --granularity channel: "
+     "channels\n"
+     "leave the model. Accuracy comes back with compress distill (--keep-sparsity holds zeros).\n"},
     {"quantize",
      "Examples:\n"
      "  compress quantize cnn.onnx -o int8.onnx --mode static --data images.json\n"
@@ -65,7 +70,9 @@ Run add_step(CLI::App& program, const StepDef& step) {
   auto state = std::make_shared<Command>();
   command->add_option("MODEL", state->model, "the model to read (.onnx)")->required();
   add_output_flags(*command, state->flags);
-  add_data_flags(*command, state->flags, step.wants != nullptr);
+  add_data_flags(*command, state->flags, step.wants != nullptr || name == "prune");
+  // Pruning asks more of layers' inputs than a statistics file holds.
+  if (name == "prune") command->remove_option(command->get_option("--statistics"));
   if (trains(step.name)) add_training_flags(*command, state->flags);
   state->step.add(*command, step.options);
   if (name == "quantize") add_search_flags(*command, state->search);

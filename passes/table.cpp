@@ -38,6 +38,12 @@ constexpr PassDef kPasses[] = {
      eliminate_dead},
     {"deduplicate_constants", "optimize", "makes equal constants one", deduplicate_constants, true},
     {"prune_magnitude", "prune", "sets the smallest weights to zero", prune_magnitude},
+    {"prune_calibrated", "prune",
+     "with --method wanda or sparsegpt: zeros by what layers read on calibration data",
+     prune_calibrated},
+    {"remove_channels", "prune",
+     "with --granularity channel: takes whole channels out, with all that depends on them",
+     remove_channels},
     {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
      distill_model},
     {"train_model", "train", "trains the weights from scratch", train_model},
@@ -78,17 +84,26 @@ constexpr OptionDef kExclude = {"exclude", OptionType::list, "",
                                 "no node whose name matches one of these regular expressions"};
 
 const std::array kPruneOptions = {
-    OptionDef{"method", OptionType::choice, "magnitude", "how weights are ranked", "magnitude"},
+    OptionDef{"method", OptionType::choice, "magnitude",
+              "how weights are ranked; magnitude: by size; on calibration data wanda: by size and "
+              "what they multiply; sparsegpt: by what the others cannot make up for, which they "
+              "then do",
+              "magnitude|wanda|sparsegpt"},
     OptionDef{
         "granularity", OptionType::text, "element",
         "what goes as one; element: single weights; N:M, as 2:4: N of each M neighbours along "
-        "a layer's inputs stay, for sparse kernels; block:RxC: R outputs by C inputs"},
+        "a layer's inputs stay, for sparse kernels; block:RxC: R outputs by C inputs; channel: "
+        "channels and neurons leave the model, which becomes smaller and faster"},
     OptionDef{"sparsity", OptionType::number, "",
               "share of what --granularity names that goes (default: 0.5; N:M implies it)", "0..1"},
     OptionDef{"scope", OptionType::choice, "layer",
               "layer: the sparsity holds in each tensor; global: over all weights together, which "
               "may empty whole layers",
               "layer|global"},
+    OptionDef{"channel-multiple", OptionType::integer, "1",
+              "channels that a layer keeps are a multiple of this where it has as many (8 suits "
+              "vector units)",
+              "1..1024"},
     kInclude,
     kExclude,
     OptionDef{"op-types", OptionType::list, "",

@@ -116,7 +116,8 @@ std::string refusal(Candidate& candidate, const Selection& selection, bool gathe
   const bool quantized = first.dequantize != kNoNode;
   const DType dtype = candidate.target.tensor.dtype();
   if (!can_prune(dtype, quantized)) return fmt::format("weights of type {}", info(dtype).name);
-  if (needs_axes && !candidate.axes) return "its axis of inputs is not plain (Reshape, a table, or two uses)";
+  if (needs_axes && !candidate.axes)
+    return "its axis of inputs is not plain (Reshape, a table, or two uses)";
   return quantized ? read_parameters(first, candidate.target) : "";
 }
 

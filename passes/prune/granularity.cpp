@@ -51,6 +51,10 @@ Granularity read_granularity(const Options& options) {
   const std::string text = options.text("granularity");
   Granularity out;
   if (text == "element") return out;
+  if (text == "channel") {
+    out.unit = PruneUnit::channel;
+    return out;
+  }
   constexpr std::string_view kBlock = "block:";
   if (text.starts_with(kBlock)) {
     const auto sides = two_numbers(std::string_view(text).substr(kBlock.size()), 'x');
@@ -67,8 +71,10 @@ Granularity read_granularity(const Options& options) {
   }
   const auto pair = two_numbers(text, ':');
   if (!pair) {
-    fail(ErrorCode::usage,
-         "--granularity '{}': there are element, N:M (as 2:4) and block:RxC (as block:4x4)", text);
+    fail(
+        ErrorCode::usage,
+        "--granularity '{}': there are element, N:M (as 2:4), block:RxC (as block:4x4) and channel",
+        text);
   }
   out.unit = PruneUnit::n_of_m;
   out.keep = pair->first;

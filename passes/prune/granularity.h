@@ -9,7 +9,7 @@
 
 namespace compress {
 
-enum class PruneUnit { element, n_of_m, block };
+enum class PruneUnit { element, n_of_m, block, channel };
 
 struct Granularity {
   PruneUnit unit = PruneUnit::element;
@@ -19,7 +19,7 @@ struct Granularity {
   int64_t columns = 1;
 };
 
-// Fails (usage) where --granularity is none of element, N:M and block:RxC.
+// Fails (usage) where --granularity is none of element, N:M, block:RxC and channel.
 Granularity read_granularity(const Options& options);
 
 // --sparsity, or what N:M implies. Fails (usage) where the two contradict each other.

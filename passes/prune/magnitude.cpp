@@ -95,6 +95,17 @@ bool can_prune(DType dtype, bool is_quantized) {
   return dtype == DType::float32 || dtype == DType::float64 || is_half(dtype);
 }
 
+namespace {
+
+// As visit_keys, weighed by inputs where the target is.
+template <class Visit>
+void visit_ranks(const PruneTarget& target, const TensorView& view, Visit&& visit) {
+  if (target.input_norms.empty()) return visit_keys(target, view, visit);
+  for (int64_t i = 0; i < view.count(); ++i) visit(i, target.key_at(view, i));
+}
+
+}  // namespace
+
 Threshold select_smallest(const std::vector<const PruneTarget*>& targets, int64_t count) {
   Threshold threshold{0, count};
   std::vector<int64_t> histogram(size_t{1} << 16);
@@ -103,7 +114,7 @@ Threshold select_smallest(const std::vector<const PruneTarget*>& targets, int64_
     const uint64_t prefix = threshold.key >> 16 >> shift;
     for (const PruneTarget* target : targets) {
       const TensorData data = target->tensor.read();
-      visit_keys(*target, data.view(), [&](int64_t, uint64_t key) {
+      visit_ranks(*target, data.view(), [&](int64_t, uint64_t key) {
         if (key >> 16 >> shift == prefix) ++histogram[key >> shift & 0xFFFF];
       });
     }
@@ -117,8 +128,19 @@ Threshold select_smallest(const std::vector<const PruneTarget*>& targets, int64_
   return threshold;
 }
 
-uint64_t PruneTarget::key_at(const TensorView& view, int64_t i) const {
-  if (!scales.empty()) return integer_key(*this, view, i);
+void PruneTarget::weigh_inputs(std::vector<double> norms, int reduction_axis, int output_axis,
+                               int64_t groups) {
+  const Shape& shape = tensor.shape();
+  input_norms = std::move(norms);
+  input = {shape.count(reduction_axis + 1, shape.rank()), shape[reduction_axis], 1};
+  group = {shape.count(output_axis + 1, shape.rank()), shape[output_axis],
+           std::max<int64_t>(1, shape[output_axis] / groups)};
+}
+
+namespace {
+
+uint64_t magnitude_key(const PruneTarget& target, const TensorView& view, int64_t i) {
+  if (!target.scales.empty()) return integer_key(target, view, i);
   switch (view.dtype) {
     case DType::float32:
       return float_key<float>(view, i);
@@ -129,6 +151,15 @@ uint64_t PruneTarget::key_at(const TensorView& view, int64_t i) const {
     default:
       return float_key<BFloat16>(view, i);
   }
+}
+
+}  // namespace
+
+uint64_t PruneTarget::key_at(const TensorView& view, int64_t i) const {
+  const uint64_t key = magnitude_key(*this, view, i);
+  if (input_norms.empty()) return key;
+  const int64_t at = group.of(i) * input.size + input.of(i);
+  return key_of(std::bit_cast<double>(key) * input_norms[static_cast<size_t>(at)]);
 }
 
 namespace {
@@ -157,7 +188,9 @@ Zeroed zero_if(const PruneTarget& target, Goes&& goes) {
 }  // namespace
 
 Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
-  return zero_if(target, [&](int64_t, uint64_t key) {
+  const TensorData data = target.tensor.read();
+  return zero_if(target, [&](int64_t i, uint64_t magnitude) {
+    const uint64_t key = target.input_norms.empty() ? magnitude : target.key_at(data.view(), i);
     const bool is_tie = key == threshold.key && threshold.ties > 0;
     if (is_tie) --threshold.ties;
     return key < threshold.key || is_tie;
@@ -166,6 +199,15 @@ Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
 
 Zeroed zero_masked(const PruneTarget& target, const std::vector<uint8_t>& mask) {
   return zero_if(target, [&](int64_t i, uint64_t) { return mask[static_cast<size_t>(i)] != 0; });
+}
+
+Zeroed count_zeros(const PruneTarget& target, Tensor tensor) {
+  Zeroed out;
+  out.changed = same_content(target.tensor, tensor) ? 0 : 1;
+  const TensorData data = tensor.read();
+  visit_keys(target, data.view(), [&](int64_t, uint64_t key) { out.zeros += key == 0; });
+  out.tensor = std::move(tensor);
+  return out;
 }
 
 }  // namespace compress

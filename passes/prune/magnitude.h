@@ -18,10 +18,19 @@ struct PruneTarget {
   std::vector<int32_t> zero_points;  // one a scale
   int64_t inner = 1;                 // elements between neighbours along the quantization axis
   int64_t axis_size = 1;
-  int64_t block_size = 0;  // 0: the whole slice
+  int64_t block_size = 0;           // 0: the whole slice
+  std::vector<double> input_norms;  // empty: plain magnitudes
+  struct Positions {                // of an element along an axis, in `step`s of it
+    int64_t inner = 1, size = 1, step = 1;
+    int64_t of(int64_t i) const { return i / inner % size / step; }
+  };
+  Positions input, group;
 
   // Which scale belongs to element i.
   size_t param_of(int64_t i) const;
+  // From here on an element counts times the norm of the input that it multiplies: one a position
+  // of the reduction axis, group by group of the output axis.
+  void weigh_inputs(std::vector<double> norms, int reduction_axis, int output_axis, int64_t groups);
   // The magnitude of element i as an integer that orders like it, which is its bits as a double.
   uint64_t key_at(const TensorView& content, int64_t i) const;
 };
@@ -49,5 +58,7 @@ Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold);
 
 // The same where mask[i] is not 0.
 Zeroed zero_masked(const PruneTarget& target, const std::vector<uint8_t>& mask);
+// What became of the target where other weights changed as well.
+Zeroed count_zeros(const PruneTarget& target, Tensor tensor);
 
 }  // namespace compress

@@ -75,40 +75,68 @@ class BlockGrid {
   std::vector<Axis> others_;
 };
 
+struct RankedBlock {
+  double size;
+  size_t candidate, block;
+  bool operator<(const RankedBlock& other) const {
+    return std::tie(size, candidate, block) < std::tie(other.size, other.candidate, other.block);
+  }
+};
+
+// The share `sparsity` of them, the smallest first; the order of `rows` is lost.
+template <class Visit>
+void for_smallest(std::vector<RankedBlock>& rows, double sparsity, Visit&& visit) {
+  const int64_t wanted = wanted_zeros(sparsity, static_cast<int64_t>(rows.size()));
+  std::nth_element(rows.begin(), rows.begin() + wanted, rows.end());
+  std::for_each(rows.begin(), rows.begin() + wanted, visit);
+}
+
+void rank_blocks(const PruneTarget& target, const WeightAxes& axes, const Granularity& granularity,
+                 size_t candidate, std::vector<RankedBlock>& rows) {
+  const WeightBlocks blocks = measure_blocks(target, axes, granularity.rows, granularity.columns);
+  for (size_t b = 0; b < blocks.sizes.size(); ++b) rows.push_back({blocks.sizes[b], candidate, b});
+}
+
 void prune_blocks(std::vector<Candidate>& candidates, const Granularity& granularity,
                   double sparsity, bool together, PruneReport& report) {
-  struct Ranked {
-    double size;
-    size_t candidate, block;
-    bool operator<(const Ranked& other) const {
-      return std::tie(size, candidate, block) <
-             std::tie(other.size, other.candidate, other.block);
+  std::vector<std::vector<bool>> goes(candidates.size());
+  if (together) {
+    std::vector<RankedBlock> rows;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      const size_t before = rows.size();
+      rank_blocks(candidates[i].target, *candidates[i].axes, granularity, i, rows);
+      goes[i].resize(rows.size() - before);
     }
-  };
-  std::vector<std::vector<bool>> goes;
-  std::vector<Ranked> ranked;
-  const auto choose = [&] {
-    const int64_t wanted = wanted_zeros(sparsity, static_cast<int64_t>(ranked.size()));
-    std::nth_element(ranked.begin(), ranked.begin() + wanted, ranked.end());
-    for (int64_t i = 0; i < wanted; ++i) {
-      const Ranked& row = ranked[static_cast<size_t>(i)];
-      goes[row.candidate][row.block] = true;
-    }
-    ranked.clear();
-  };
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    const WeightBlocks blocks = measure_blocks(candidates[i].target, *candidates[i].axes,
-                                               granularity.rows, granularity.columns);
-    goes.emplace_back(blocks.sizes.size());
-    for (size_t b = 0; b < blocks.sizes.size(); ++b) ranked.push_back({blocks.sizes[b], i, b});
-    if (!together) choose();
+    for_smallest(rows, sparsity,
+                 [&](const RankedBlock& row) { goes[row.candidate][row.block] = true; });
   }
-  if (together) choose();
   for (size_t i = 0; i < candidates.size(); ++i) {
     const PruneTarget& target = candidates[i].target;
-    report.set(candidates[i],
-               zero_masked(target, mask_blocks(target, *candidates[i].axes, granularity.rows,
-                                               granularity.columns, goes[i])));
+    const WeightAxes& axes = *candidates[i].axes;
+    report.set(
+        candidates[i],
+        zero_masked(target, together ? mask_blocks(target, axes, granularity.rows,
+                                                   granularity.columns, goes[i])
+                                     : mask_smallest_blocks(target, axes, granularity, sparsity)));
+  }
+}
+
+void prune_elements(std::vector<Candidate>& candidates, double sparsity, bool together,
+                    PruneReport& report) {
+  std::vector<const PruneTarget*> targets;
+  int64_t count = 0;
+  for (const Candidate& candidate : candidates) {
+    targets.push_back(&candidate.target);
+    count += candidate.target.tensor.count();
+  }
+  if (targets.empty()) return;
+  Threshold shared;
+  if (together) shared = select_smallest(targets, wanted_zeros(sparsity, count));
+  for (Candidate& candidate : candidates) {
+    const PruneTarget& target = candidate.target;
+    Threshold own;
+    if (!together) own = select_smallest({&target}, wanted_zeros(sparsity, target.tensor.count()));
+    report.set(candidate, zero_smallest(target, together ? shared : own));
   }
 }
 
@@ -117,8 +145,8 @@ void prune_n_of_m(Candidates& candidates, const Granularity& granularity, PruneR
     const WeightAxes& axes = *candidate.axes;
     if (axes.segment <= granularity.keep) {
       candidates.skipped.push_back(
-          {label_of(candidate), fmt::format("{} inputs an output, of which {} stay", axes.segment,
-                                            granularity.keep)});
+          {label_of(candidate),
+           fmt::format("{} inputs an output, of which {} stay", axes.segment, granularity.keep)});
       continue;
     }
     report.set(candidate,
@@ -195,8 +223,45 @@ PruneMask mask_blocks(const PruneTarget& target, const WeightAxes& axes, int64_t
   return mask;
 }
 
-void prune_structures(Candidates& candidates, const Granularity& granularity, double sparsity,
-                      bool together, PruneReport& report) {
+PruneMask mask_smallest_blocks(const PruneTarget& target, const WeightAxes& axes,
+                               const Granularity& granularity, double sparsity) {
+  std::vector<RankedBlock> rows;
+  rank_blocks(target, axes, granularity, 0, rows);
+  std::vector<bool> goes(rows.size());
+  for_smallest(rows, sparsity, [&](const RankedBlock& row) { goes[row.block] = true; });
+  return mask_blocks(target, axes, granularity.rows, granularity.columns, goes);
+}
+
+PruneMask mask_outputs(const PruneTarget& target, const WeightAxes& axes, double sparsity) {
+  const TensorData data = target.tensor.read();
+  const TensorView view = data.view();
+  const int64_t outputs = axes.output < 0 ? 1 : view.shape[axes.output];
+  const int64_t inputs = outputs == 0 ? 0 : view.count() / outputs;
+  const bool rows_first = axes.output <= 0;
+  PruneMask mask(static_cast<size_t>(view.count()), 0);
+  const int64_t wanted = wanted_zeros(sparsity, inputs);
+  const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, inputs));
+  parallel_for(0, outputs, grain, [&](int64_t begin, int64_t end) {
+    std::vector<std::pair<uint64_t, int64_t>> row(static_cast<size_t>(inputs));
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t i = 0; i < inputs; ++i) {
+        const int64_t index = rows_first ? o * inputs + i : i * outputs + o;
+        row[static_cast<size_t>(i)] = {target.key_at(view, index), index};
+      }
+      std::nth_element(row.begin(), row.begin() + wanted, row.end());
+      for (int64_t i = 0; i < wanted; ++i) {
+        mask[static_cast<size_t>(row[static_cast<size_t>(i)].second)] = 1;
+      }
+    }
+  });
+  return mask;
+}
+
+void zero_least(Candidates& candidates, const Granularity& granularity, double sparsity,
+                bool together, PruneReport& report) {
+  if (granularity.unit == PruneUnit::element) {
+    return prune_elements(candidates.chosen, sparsity, together, report);
+  }
   if (granularity.unit == PruneUnit::block) {
     return prune_blocks(candidates.chosen, granularity, sparsity, together, report);
   }

@@ -6,5 +6,11 @@
 namespace compress {
 
 PassResult prune_magnitude(Model& model, PassContext& context);
+PassResult prune_calibrated(Model& model, PassContext& context);
+PassResult remove_channels(Model& model, PassContext& context);
+
+// What remove_channels does first, so that channels are seen: folds constants, drops nodes that do
+// nothing, infers types.
+void prepare_channels_walk(Model& model, PassContext& context);
 
 }  // namespace compress

@@ -57,19 +57,6 @@ RowMatrixXf exact_inverse_factor(const MatrixXd& hessian) {
   return inverse.allFinite() ? RowMatrixXf(inverse.cast<float>()) : RowMatrixXf();
 }
 
-// Row k of U says how an error in column k spreads.
-RowMatrixXf spread_matrix(MatrixXd hessian, double damping) {
-  const Eigen::Index k = hessian.rows();
-  const double mean = hessian.diagonal().mean();
-  for (Eigen::Index i = 0; i < k; ++i) {
-    double& d = hessian(i, i);
-    d = d > 0 ? d + damping * mean : 1.0;
-  }
-  constexpr Eigen::Index kSmall = 512;  // below, double costs next to nothing
-  if (k <= kSmall) return exact_inverse_factor(hessian);
-  return inverse_factor(hessian.cast<float>());
-}
-
 // One row of one panel: rounds columns [begin, end) and notes what spreads behind them.
 void round_row(const GptqGrid& grid, const RowMatrixXf& spread, int64_t row, int64_t begin,
                int64_t end, RowMatrixXf& weights, ScaleZeroPoint& q, int32_t* out, float* errors) {
@@ -141,10 +128,22 @@ RowMatrixXf inverse_factor(RowMatrixXf h) {
   return h.allFinite() ? h : RowMatrixXf();
 }
 
+RowMatrixXf gptq_spread(MatrixXd hessian, double damping) {
+  const Eigen::Index k = hessian.rows();
+  const double mean = hessian.diagonal().mean();
+  for (Eigen::Index i = 0; i < k; ++i) {
+    double& d = hessian(i, i);
+    d = d > 0 ? d + damping * mean : 1.0;
+  }
+  constexpr Eigen::Index kSmall = 512;  // below, double costs next to nothing
+  if (k <= kSmall) return exact_inverse_factor(hessian);
+  return inverse_factor(hessian.cast<float>());
+}
+
 RowMatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping) {
   const int64_t rows = layer.weights.rows(), k = layer.weights.cols();
   RowMatrixXf& w = layer.weights;
-  const RowMatrixXf spread = spread_matrix(std::move(layer.hessian), damping);
+  const RowMatrixXf spread = gptq_spread(std::move(layer.hessian), damping);
   RowMatrixXi out(rows, k);
   RowMatrixXf errors(rows, kPanel);
   std::vector<ScaleZeroPoint> scales(static_cast<size_t>(rows));

@@ -36,6 +36,10 @@ inline constexpr double kGptqDamping = 0.01;
 // threads. Where the Hessian cannot be inverted (not finite) all columns are rounded to nearest.
 RowMatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping = kGptqDamping);
 
+// Upper triangular U with U'U = H^-1, whose row k says how an error in column k spreads over those
+// behind it: damped as above, columns that saw only zeros apart. Empty where H has no inverse.
+RowMatrixXf gptq_spread(Eigen::MatrixXd hessian, double damping);
+
 // Upper triangular U with U'U = H^-1, by blocks in float32 (large matrices); empty where H is not
 // positive definite or not finite. Only the upper half of H is read.
 RowMatrixXf inverse_factor(RowMatrixXf hessian);
