@@ -369,6 +369,23 @@ class Steps(Case):
         self.assertAlmostEqual(report["candidate"]["sparsity"], 0.5, places=3)
         self.assertTrue(report["changed"])
 
+    def test_prune_on_data_leaves_its_samples_out_of_verification(self):
+        report = self.report("prune", F / "dense.onnx", "-o", "y.onnx", "--method", "sparsegpt", "--granularity", "2:4",
+                             "--data", F / "test.npz", "--samples", 40, *QUICK)
+        self.assertTrue(report["changed"])
+        self.assertEqual(report["accuracy"]["samples"], 360)
+        self.assertEqual(report["recipe"]["steps"][0]["prune"]["method"], "sparsegpt")
+        for method in ("wanda", "sparsegpt"):
+            self.one_line("prune", F / "dense.onnx", "-o", "z.onnx", "--method", method, expect=2, says="--data")
+        self.one_line("prune", F / "dense.onnx", "-o", "z.onnx", "--granularity", "2:4", "--sparsity", "0.9", expect=2,
+                      says="leave one out")
+        self.run_program("prune", F / "dense.onnx", "-o", "z.onnx", "--statistics", "s.npz", expect=2)
+
+    def test_prune_says_which_channels_stay(self):
+        result = self.run_program("prune", F / "dense.onnx", "-o", "y.onnx", "--granularity", "channel", "--no-verify",
+                                  "--require-change", expect=3)
+        self.assertRegex(result.stderr, r"(?m)^nothing pruned: channels of the output")
+
     def test_random_calibration_is_marked(self):
         report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static",
                              "--allow-random", "--samples", 4, *QUICK)
