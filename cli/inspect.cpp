@@ -214,6 +214,7 @@ Json try_step(const Model& model, const std::string& title, const Recipe& recipe
     Model copy = model;
     PipelineOptions options;
     options.lift_opset = convert_opset;
+    options.sizes_only = true;
     const PipelineResult result = run_pipeline(copy, recipe, options);
     const uint64_t before = constants_of(model).bytes, after = constants_of(copy).bytes;
     bool changed = false;

@@ -48,6 +48,7 @@ struct PassContext {
   // Null: there is no data, or only a file of statistics.
   const std::function<CalibrationSamples()>* samples = nullptr;
   const TrainingAccess* training = nullptr;  // null where no step trains
+  bool sizes_only = false;                   // tensors had better be computed when they are read
 };
 
 struct PassDef {
@@ -102,6 +103,7 @@ struct PipelineOptions {
   // Asked where a pass needs the samples themselves; empty: there are none.
   std::function<CalibrationSamples()> samples;
   const TrainingAccess* training = nullptr;  // what steps that train need
+  bool sizes_only = false;  // quantized weights are computed when they are read, if ever
 };
 
 struct PipelineResult {

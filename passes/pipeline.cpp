@@ -135,7 +135,8 @@ class Pipeline {
                         options_.lift_opset ? &options_.lift_opset : nullptr,
                         static_cast<bool>(options_.statistics),
                         options_.samples ? &options_.samples : nullptr,
-                        training};
+                        training,
+                        options_.sizes_only};
     const PipelineResult earlier = result_;
     useful_ = false;
     before_.reset();

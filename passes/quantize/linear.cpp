@@ -170,16 +170,38 @@ NodeId replace_node(Graph& graph, NodeId old, NodeSpec spec) {
   return id;
 }
 
+IntegerWeight integer_weight(const QuantJob& job, const Tensor& constant, bool is_transposed,
+                             const IntegerFormat& format) {
+  const Shape& stored = constant.shape();
+  const Shape shape = is_transposed ? Shape{stored[1], stored[0]} : stored;
+  const Shape scales = format.by_column ? Shape{shape[1]} : Shape();
+  const auto make = [=] {
+    const Tensor columns = is_transposed ? transposed(constant) : constant;
+    const QuantParams params =
+        weight_params(columns, format.dtype, format.symmetric,
+                      format.by_column ? std::optional(1) : std::nullopt, 0, format.reduce_range);
+    return std::vector<Tensor>{quantize(columns, params), scale_tensor(params, scales),
+                               zero_point_tensor(params, scales)};
+  };
+  std::vector<Tensor> made =
+      job.sizes_only
+          ? computed_later({outline(format.dtype, shape), outline(DType::float32, scales),
+                            outline(format.dtype, scales)},
+                           make)
+          : make();
+  return {std::move(made[0]), std::move(made[1]), std::move(made[2])};
+}
+
 void quantize_table(QuantJob& job, const Table& table, DType dtype) {
   Graph& graph = job.model.graph;
   const std::string name = graph.value(table.weight).name;
   auto [row, is_new] = job.tables.try_emplace(table.weight);
   if (is_new) {
-    const Tensor kept = graph.value(table.weight).constant;
-    const QuantParams params = weight_params(kept, dtype, info(dtype).is_signed, {});
-    row->second = {graph.add_constant(name + "_quantized", quantize(kept, params)),
-                   graph.add_constant(name + "_scale", scale_tensor(params, {})),
-                   graph.add_constant(name + "_zero_point", zero_point_tensor(params, {}))};
+    const IntegerWeight made = integer_weight(job, graph.value(table.weight).constant, false,
+                                              {dtype, info(dtype).is_signed, false, false});
+    row->second = {graph.add_constant(name + "_quantized", made.quantized),
+                   graph.add_constant(name + "_scale", made.scale),
+                   graph.add_constant(name + "_zero_point", made.zero_point)};
   }
   const auto [weight, scale, zero] = row->second;
   const std::string node = graph.node(table.node).name;

@@ -46,6 +46,22 @@ Tensor weight_rows(const Graph& graph, const Linear& linear);
 // The constant as float32 [k, n].
 Tensor weight_columns(const Graph& graph, const Linear& linear);
 
+// A matrix as integers [k, n], one scale and zero point in all or one a column.
+struct IntegerWeight {
+  Tensor quantized;
+  Tensor scale;
+  Tensor zero_point;
+};
+struct IntegerFormat {
+  DType dtype = DType::int8;
+  bool symmetric = true;
+  bool by_column = false;
+  bool reduce_range = false;
+};
+// `constant` is [n, k] where it is transposed.
+IntegerWeight integer_weight(const QuantJob& job, const Tensor& constant, bool transposed,
+                             const IntegerFormat& format);
+
 struct Candidates {
   std::vector<Linear> linears;
   std::vector<Table> tables;

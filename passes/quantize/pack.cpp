@@ -269,11 +269,39 @@ class BlockPacker {
 BlockWeights block_shapes(int64_t n, int64_t k, DType dtype, int64_t block) {
   const int bits = info(dtype).bits;
   const int64_t blocks = (k + block - 1) / block;
-  const auto shape = [](DType type, const Shape& dims) {
-    return Tensor::borrow(type, dims, nullptr, nullptr);
-  };
-  return {shape(DType::uint8, {n, blocks, block * bits / 8}), shape(DType::float32, {n, blocks}),
-          is_symmetric(dtype) ? Tensor() : shape(DType::uint8, {n, (blocks * bits + 7) / 8})};
+  return {outline(DType::uint8, {n, blocks, block * bits / 8}),
+          outline(DType::float32, {n, blocks}),
+          is_symmetric(dtype) ? Tensor() : outline(DType::uint8, {n, (blocks * bits + 7) / 8})};
+}
+
+BlockWeights table_shapes(int64_t rows, int64_t width, DType dtype, int64_t block) {
+  const Shape scales = {rows, width / block};
+  return {outline(dtype, {rows, width}), outline(DType::float32, scales),
+          is_symmetric(dtype) ? Tensor() : outline(dtype, scales)};
+}
+
+std::vector<Tensor> computed_later(const std::vector<Tensor>& like,
+                                   std::function<std::vector<Tensor>()> make) {
+  std::vector<size_t> sizes;
+  for (const Tensor& tensor : like) {
+    if (tensor) sizes.push_back(tensor.bytes());
+  }
+  auto group = std::make_shared<DeferredGroup>(
+      std::move(sizes), [make = std::move(make)](std::span<const std::span<std::byte>> out) {
+        size_t at = 0;
+        for (const Tensor& tensor : make()) {
+          if (!tensor) continue;
+          const TensorData data = tensor.read();
+          std::copy(data.bytes().begin(), data.bytes().end(), out[at++].begin());
+        }
+      });
+  std::vector<Tensor> tensors;
+  size_t index = 0;
+  for (const Tensor& tensor : like) {
+    tensors.push_back(tensor ? Tensor::deferred(tensor.dtype(), tensor.shape(), group, index++)
+                             : Tensor());
+  }
+  return tensors;
 }
 
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "compress/quant/qparams.h"
 
@@ -20,6 +21,14 @@ struct BlockWeights {
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block);
 // Types and shapes of what pack_blocks gives for [n, k]; nothing to read.
 BlockWeights block_shapes(int64_t n, int64_t k, DType dtype, int64_t block);
+// What `make` gives, of the types and shapes of `like` (undefined ones left out), once somebody
+// reads one of them.
+std::vector<Tensor> computed_later(const std::vector<Tensor>& like,
+                                   std::function<std::vector<Tensor>()> make);
+// A tensor of no content, for its type and shape.
+inline Tensor outline(DType dtype, const Shape& shape) {
+  return Tensor::borrow(dtype, shape, nullptr, nullptr);
+}
 // The same as pack_blocks from float32 [k, n].
 BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t block);
 
@@ -30,6 +39,7 @@ BlockWeights pack_blocks(const Tensor& quantized, const QuantParams& params);
 // block], zero_points like scales in `dtype`, undefined for symmetric ones. REQUIRES width % block
 // == 0.
 BlockWeights pack_table(const Tensor& table, DType dtype, int64_t block);
+BlockWeights table_shapes(int64_t rows, int64_t width, DType dtype, int64_t block);
 
 // integer(i) of every element, packed as the type wants.
 Tensor pack_integers(DType dtype, const Shape& shape,

@@ -88,7 +88,8 @@ struct QuantJob {
   StaticTrace trace = {};
   // Of a selection, what depends on the graph (node names of --override); empty: nothing.
   std::function<void(Selection&, const Graph&)> restrict = {};
-  bool in_body = false;  // samples show no values there
+  bool in_body = false;     // samples show no values there
+  bool sizes_only = false;  // PassContext's
 
   void skip(NodeId node, std::string reason) {
     result.skipped.push_back({label(model.graph, model.graph.node(node)), std::move(reason)});

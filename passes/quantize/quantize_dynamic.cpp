@@ -68,15 +68,14 @@ class DynamicQuantizer {
     const auto key = std::pair(linear.weight, linear.transposed);
     if (const auto row = weights_.find(key); row != weights_.end()) return row->second;
     const std::string name = graph_.value(linear.weight).name;
-    const Tensor columns = weight_columns(graph_, linear);
     const bool by_channel = granularity_.kind == Granularity::channel;
-    const std::optional<int> axis = by_channel ? std::optional(1) : std::nullopt;
-    const QuantParams params = weight_params(columns, dtype_, info(dtype_).is_signed || by_channel,
-                                             axis, 0, job_.options.flag("reduce-range"));
-    const Shape shape = by_channel ? Shape{linear.n} : Shape();
-    const Weight ids{graph_.add_constant(name + "_quantized", quantize(columns, params)),
-                     graph_.add_constant(name + "_scale", scale_tensor(params, shape)),
-                     graph_.add_constant(name + "_zero_point", zero_point_tensor(params, shape))};
+    const IntegerWeight made =
+        integer_weight(job_, graph_.value(linear.weight).constant, linear.transposed,
+                       {dtype_, info(dtype_).is_signed || by_channel, by_channel,
+                        job_.options.flag("reduce-range")});
+    const Weight ids{graph_.add_constant(name + "_quantized", made.quantized),
+                     graph_.add_constant(name + "_scale", made.scale),
+                     graph_.add_constant(name + "_zero_point", made.zero_point)};
     return weights_.emplace(key, ids).first->second;
   }
 

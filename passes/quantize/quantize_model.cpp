@@ -108,6 +108,7 @@ PassResult quantize_model(Model& model, PassContext& context) {
   const ModeChoice choice = choose_mode(model, context.options, context.has_data);
   QuantJob job{model, context.options, context.statistics, Selection(context.options)};
   job.samples = context.samples;
+  job.sizes_only = context.sizes_only;
   job.result.details = {{"mode", mode_name(choice.mode)}, {"why", choice.why}};
   if (choice.mode == QuantMode::none) {
     job.skip("", choice.why);
@@ -123,6 +124,7 @@ PassResult quantize_model(Model& model, PassContext& context) {
         by_default ? context.options : options_for(context.options, parse_precision("static"));
     QuantJob part{model, options, context.statistics, Selection(options)};
     part.samples = context.samples;
+    part.sizes_only = context.sizes_only;
     part.overrides = &overrides;
     restrict_to_static(part.selection, graph, overrides, by_default);
     run_mode(part, QuantMode::static_, context.has_data);
@@ -137,6 +139,7 @@ PassResult quantize_model(Model& model, PassContext& context) {
     const Options options(find_step("quantize").options, json);
     QuantJob part{model, options, context.statistics, Selection(options)};
     part.samples = context.samples;
+    part.sizes_only = context.sizes_only;
     part.restrict = [&overrides, precision](Selection& selection, const Graph& scope) {
       restrict_to(selection, scope, overrides, precision->text);
     };

@@ -123,27 +123,24 @@ class WeightQuantizer {
       return transposed ? pack_blocks(weight, dtype, block)
                         : pack_column_blocks(weight, dtype, block);
     };
-    if (weight.bytes() < kLarge) return pack();
-    const BlockWeights shapes = block_shapes(linear.n, linear.k, dtype_, granularity_.block_size);
-    std::vector<size_t> sizes = {shapes.packed.bytes(), shapes.scales.bytes()};
-    if (shapes.zero_points) sizes.push_back(shapes.zero_points.bytes());
-    auto group = std::make_shared<DeferredGroup>(
-        std::move(sizes),
-        [weight, pack, name = name_of(linear.node)](std::span<const std::span<std::byte>> out) {
-          const BlockWeights made =
+    if (weight.bytes() < kLarge && !job_.sizes_only) return pack();
+    return later(
+        block_shapes(linear.n, linear.k, dtype_, granularity_.block_size),
+        [weight, pack, name = name_of(linear.node)] {
+          BlockWeights made =
               in_context([&] { return fmt::format("while quantizing {}", name); }, pack);
-          size_t at = 0;
-          for (const Tensor& tensor : {made.packed, made.scales, made.zero_points}) {
-            if (!tensor) continue;
-            const TensorData data = tensor.read();
-            std::copy(data.bytes().begin(), data.bytes().end(), out[at++].begin());
-          }
-          drop_mapped_pages(weight.read().bytes());
+          drop_mapped_pages({static_cast<const std::byte*>(weight.identity()), weight.bytes()});
+          return made;
         });
-    const auto part = [&](const Tensor& like, size_t index) {
-      return like ? Tensor::deferred(like.dtype(), like.shape(), group, index) : Tensor();
-    };
-    return {part(shapes.packed, 0), part(shapes.scales, 1), part(shapes.zero_points, 2)};
+  }
+
+  static BlockWeights later(const BlockWeights& like, std::function<BlockWeights()> make) {
+    std::vector<Tensor> made =
+        computed_later({like.packed, like.scales, like.zero_points}, [make = std::move(make)] {
+          const BlockWeights blocks = make();
+          return std::vector<Tensor>{blocks.packed, blocks.scales, blocks.zero_points};
+        });
+    return {std::move(made[0]), std::move(made[1]), std::move(made[2])};
   }
 
   // --- Rounding ---------------------------------------------------------------------------------
@@ -365,7 +362,11 @@ class WeightQuantizer {
     const std::string name = graph_.value(table.weight).name;
     auto [row, is_new] = tables_.try_emplace(table.weight);
     if (is_new) {
-      BlockWeights packed = pack_table(graph_.value(table.weight).constant, table_dtype(), block);
+      const auto pack = [weight = graph_.value(table.weight).constant, dtype = table_dtype(),
+                         block] { return pack_table(weight, dtype, block); };
+      BlockWeights packed =
+          job_.sizes_only ? later(table_shapes(table.rows, table.width, table_dtype(), block), pack)
+                          : pack();
       row->second = {graph_.add_constant(name + "_Q4_table", std::move(packed.packed)),
                      graph_.add_constant(name + "_table_scales", std::move(packed.scales)),
                      kNoValue};

@@ -69,6 +69,7 @@ class Scopes {
         scope.own = std::make_unique<QuantJob>(
             QuantJob{model, job_.options, nullptr, Selection(job_.options)});
         scope.own->in_body = true;
+        scope.own->sizes_only = job_.sizes_only;
         if (job_.restrict) job_.restrict(scope.own->selection, model.graph);
         scope.job = scope.own.get();
         scopes_.push_back(std::move(scope));

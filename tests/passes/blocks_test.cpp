@@ -152,6 +152,38 @@ TEST_CASE("weight-only: large weights are rounded when they are read, to the sam
   }
 }
 
+TEST_CASE("where only sizes are asked for, integers are computed when they are read, the same") {
+  const std::vector<Json> forms = {
+      {{"mode", "dynamic"}},
+      {{"mode", "dynamic"}, {"weights", "uint8"}, {"granularity", "tensor"}},
+      {{"mode", "weight-only"}, {"weights", "int8"}},
+      {{"mode", "weight-only"}, {"weights", "int4"}},
+      {{"mode", "weight-only"}, {"weights", "uint4"}}};
+  for (const Json& form : forms) {
+    CAPTURE(form.dump());
+    GraphBuilder b;
+    const ValueId ids = b.input("ids", DType::int64, {3});
+    const ValueId x = b.op("Gather", {b.constant(random_tensor({50, 64}, 31), "table"), ids});
+    const ValueId y = b.op("MatMul", {x, b.constant(random_tensor({64, 90}, 32), "w")});
+    const Tensor rows = random_tensor({40, 90}, 33);
+    b.output(b.op("Gemm", {y, b.constant(rows, "v")}, {attr("transB", int64_t{1})}), "z");
+    Model now = std::move(b).model();
+    Model later = now;
+    Recipe recipe;
+    recipe.steps = {{"quantize", form}};
+    run_pipeline(now, recipe, {});
+    PipelineOptions options;
+    options.sizes_only = true;
+    run_pipeline(later, recipe, options);
+    int deferred = 0;
+    for (ValueId id = 0; id < later.graph.value_slots(); ++id) {
+      deferred += later.graph.value(id).alive && later.graph.value(id).constant.is_deferred();
+    }
+    CHECK(deferred >= 6);  // three tensors, of integers and scales at least
+    CHECK(same_graph(now.graph, later.graph));
+  }
+}
+
 TEST_CASE("blocks: the same bytes for any number of threads") {
   const Tensor rows = random_tensor({9, 96}, 8);
   const Eigen::MatrixXd h = gram(96);
