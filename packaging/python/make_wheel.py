@@ -27,9 +27,10 @@ def stub(package):
              "    report: dict[str, Any]", "    notes: list[str]", "    def __bytes__(self) -> bytes: ...", "",
              "class GateFailed(CompressError):", "    report: dict[str, Any]", "    result: Optional[Result]", ""]
     own = {"model": "Model", "reference": "Model", "candidate": "Model", "recipe": "Union[str, PathLike, Mapping[str, Any]]",
-           "output": "Union[str, PathLike, None]", "data": "Data"}
+           "output": "Union[str, PathLike, None]", "data": "Data", "source": "Union[str, PathLike]", "before": "Model",
+           "after": "Model"}
     gives = {"calibrate": "Union[bytes, str]", "verify": "dict[str, Any]", "infer": "dict[str, Any]",
-             "inspect": "dict[str, Any]"}
+             "inspect": "dict[str, Any]", "batch": "dict[str, Any]", "diff": "dict[str, Any]"}
     for name in package.__all__:
         function = getattr(package, name)
         if inspect.isclass(function):
