@@ -148,7 +148,8 @@ const std::array kQuantizeOptions = {
         "what is done about lost accuracy of static quantization, without labels; bias: each "
         "channel's mean becomes that of the float model; equalize: layers that follow each "
         "other even out their channels (for one scale a tensor); smooth: large input channels of "
-        "products move into the weights (SmoothQuant)"},
+        "products move into the weights (SmoothQuant); adaround: whether a weight goes up or down "
+        "is learned (AdaRound), also for weight-only"},
     OptionDef{"min-cosine", OptionType::number, "",
               "static: layers stay in float32, those that do the most harm for their work first, "
               "until every output's cosine with the float model reaches this on calibration "

@@ -181,7 +181,12 @@ Options options_for(const Options& options, const Precision& precision) {
                        precision.granularity != "tensor");
   if (!rounds) json.erase("algorithm");
   if (precision.mode != QuantMode::static_) {
+    const std::vector<std::string> recover = options.list("recover");
+    const bool learns = std::find(recover.begin(), recover.end(), "adaround") != recover.end();
     json.erase("recover");
+    if (learns && rounds && precision.mode == QuantMode::weight_only) {
+      json["recover"] = {"adaround"};
+    }
     json.erase("min-cosine");
     if (json.value("format", "") == "qoperator") json.erase("format");
   }

@@ -9,9 +9,12 @@ namespace compress {
 namespace {
 
 void refuse_recovery(const QuantJob& job, std::string_view mode) {
-  if (mode != "static" && !job.options.list("recover").empty()) {
-    recover_options(job.options);  // an unknown name is the first thing to say
-    fail(ErrorCode::usage, "--recover is for --mode static, this is {}", mode);
+  const RecoverOptions recover = recover_options(job.options);  // a wrong name is said first
+  const bool only_rounds = !recover.bias && !recover.equalize && !recover.smooth;
+  if (mode != "static" && !job.options.list("recover").empty() &&
+      (mode != "weight-only" || !only_rounds)) {
+    fail(ErrorCode::usage, "--recover is for --mode static{}, this is {}",
+         mode == "weight-only" ? " (but for adaround)" : "", mode);
   }
   if (mode != "static" && job.options.has("min-cosine")) {
     fail(ErrorCode::usage, "--min-cosine is for --mode static, this is {}", mode);

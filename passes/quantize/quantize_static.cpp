@@ -16,6 +16,7 @@
 #include "passes/quantize/precision.h"
 #include "passes/quantize/static_plan.h"
 #include "passes/quantize/target.h"
+#include "passes/recover/recover_static.h"
 #include "passes/recover/round_blocks.h"
 #include "passes/types.h"
 
@@ -42,7 +43,8 @@ class StaticQuantizer {
         activation_dtype_(activation_dtype(job.options)),
         symmetric_(symmetric_activations(job.options)),
         by_channel_(granularity_of(job.options, QuantMode::static_).kind == Granularity::channel &&
-                    job.model.opset() >= 13) {}
+                    job.model.opset() >= 13),
+        rounds_anew_(recover_options(job.options).rounding != Rounding::nearest) {}
 
   void run() {
     if (job_.model.opset() < 10) {
@@ -300,12 +302,12 @@ class StaticQuantizer {
     if (integer_bias) quantize_bias(unit.node, biases, params, input_scale);
   }
 
-  // Takes what rounding of the weights adds to the output's mean out of the bias. GPTQ rounds the
-  // weights anew.
+  // Takes what rounding of the weights adds to the output's mean out of the bias; where the weights
+  // are rounded anew, that is done then.
   void correct_biases(NodeId node, const Tensor& weight, const Tensor& rounded,
                       std::vector<double>& biases) {
     const auto input = input_statistics_.find(node);
-    if (input == input_statistics_.end() || job_.options.text("algorithm") == "gptq") return;
+    if (input == input_statistics_.end() || rounds_anew_) return;
     const std::vector<double> error = mean_error(job_.model, node, weight, rounded, *input->second);
     if (error.size() != biases.size()) return;
     for (size_t c = 0; c < biases.size(); ++c) biases[c] -= error[c];
@@ -511,6 +513,7 @@ class StaticQuantizer {
   bool symmetric_;
   bool by_channel_;
   bool has_all_types_ = true;  // of Q/DQ, by the opset
+  bool rounds_anew_;
   int64_t absorbed_ = 0, corrected_ = 0;
   StaticPlan plan_;
   std::map<ValueId, DType> activation_types_;  // where --override says so

@@ -15,6 +15,7 @@
 #include "passes/quantize/pack.h"
 #include "passes/quantize/quantize_recurrent.h"
 #include "passes/recover/activations.h"
+#include "passes/recover/adaround.h"
 #include "passes/recover/input_gram.h"
 #include "passes/recover/input_scales.h"
 #include "passes/recover/round_blocks.h"
@@ -36,12 +37,14 @@ class WeightQuantizer {
         algorithm_(job.options.text("algorithm")),
         qdq_((job.options.has("format") && job.options.text("format") == "qdq") ||
              granularity_.kind != Granularity::block) {
-    if (job.in_body && (algorithm_ == "gptq" || algorithm_ == "awq")) algorithm_ = "hqq";
+    if (!job.options.list("recover").empty()) algorithm_ = "adaround";
+    if (job.in_body && algorithm_ != "rtn") algorithm_ = "hqq";
   }
 
   void run(Candidates found) {
     if (granularity_.kind == Granularity::tensor && (bits_ < 8 || algorithm_ != "rtn")) {
-      fail(ErrorCode::usage, "--granularity tensor is for --weights int8 and --algorithm rtn");
+      fail(ErrorCode::usage,
+           "--granularity tensor is for --weights int8 and --algorithm rtn, without --recover");
     }
     if (qdq_ && info(dtype_).bits == 2) {
       fail(ErrorCode::usage, "--weights {} is for blocks of MatMulNBits: --format nbits",
@@ -157,6 +160,12 @@ class WeightQuantizer {
   RoundedBlocks round(const Linear& linear, const Tensor& rows) {
     const BlockFormat format = format_of(linear);
     if (algorithm_ == "gptq") return gptq_blocks(rows, gram_of(linear), format);
+    if (algorithm_ == "adaround") {
+      if (is_adaround_size(linear.n, linear.k)) {
+        return adaround_blocks(rows, gram_of(linear), format);
+      }
+      job_.skip(linear.node, kTooLargeForAdaRound);
+    }
     if (algorithm_ == "hqq") return hqq_blocks(rows, format);
     if (algorithm_ == "awq") {
       if (const auto row = moments_.find(linear.weight); row != moments_.end()) {
@@ -188,7 +197,8 @@ class WeightQuantizer {
   const Eigen::MatrixXd& gram_of(const Linear& linear) {
     if (gram_ && gram_input_ == linear.input) return gram_->sum(0);
     if (!activations_) {
-      samples_ = calibration_samples(job_, "--algorithm gptq");
+      samples_ = calibration_samples(
+          job_, algorithm_ == "gptq" ? "--algorithm gptq" : "--recover adaround");
       activations_.emplace(job_.model, samples_);
     }
     const Node& node = graph_.node(linear.node);

@@ -11,14 +11,14 @@
 #include "compress/core/nearest.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/integer_bias.h"
 #include "passes/quantize/pack.h"
 #include "passes/quantize/target.h"
 #include "passes/recover/activations.h"
-#include "passes/recover/gptq.h"
+#include "passes/recover/adaround.h"
 #include "passes/recover/input_gram.h"
-#include "passes/recover/round_blocks.h"
 
 namespace compress {
 namespace {
@@ -110,11 +110,12 @@ class StaticRecovery {
       if (outlets_.count(id) == 0) continue;
       in_context([&] { return fmt::format("while recovering {}", graph_.node(id).name); },
                  [&] {
-                   if (options_.gptq) rounded += round_anew(id);
+                   if (options_.rounding != Rounding::nearest) rounded += round_anew(id, result);
                    if (options_.bias) corrected += correct_bias(id);
                  });
     }
-    if (options_.gptq) result.details["gptq_layers"] = rounded;
+    if (options_.rounding == Rounding::gptq) result.details["gptq_layers"] = rounded;
+    if (options_.rounding == Rounding::adaround) result.details["adaround_layers"] = rounded;
     if (options_.bias) result.details["bias_corrected_layers"] = corrected;
   }
 
@@ -292,9 +293,14 @@ class StaticRecovery {
     std::vector<int32_t> integers;  // in the tensor's order
     std::vector<double> scales;     // one, or one a row
     std::vector<double> zeros;
+
+    ScaleZeroPoint scale(int64_t row) const {
+      const auto at = static_cast<size_t>(scales.size() == 1 ? 0 : row);
+      return {static_cast<float>(scales[at]), static_cast<int32_t>(zeros[at])};
+    }
   };
 
-  bool round_anew(NodeId id) {
+  bool round_anew(NodeId id, PassResult& result) {
     const Node node = graph_.node(id);
     const NodeId dequantize = constant_dequantize(graph_, node, 1);
     if (dequantize == kNoNode) return false;
@@ -305,13 +311,17 @@ class StaticRecovery {
         info(dtype).bits > 8 || (!node.is("Conv") && weight.shape().rank() != 2)) {
       return false;
     }
-    InputGram gram(model_, id, weight.shape(), static_cast<int64_t>(samples_.indices.size()));
-    activations_.visit(node.inputs[0], [&](const TensorView& content) { gram.add(content); });
-
     const bool rows_first = node.is("Conv") || node.int_or("transB", 0) != 0;
     const int64_t rows = weight.shape()[rows_first ? 0 : 1];
     const Rows layout{weight.shape(), rows_first, rows, weight.count() / rows,
-                      rows / gram.groups()};
+                      rows / (node.is("Conv") ? node.int_or("group", 1) : 1)};
+    if (options_.rounding == Rounding::adaround && !is_adaround_size(layout.group_rows, layout.k)) {
+      result.skipped.push_back({label(graph_, node), kTooLargeForAdaRound});
+      return false;
+    }
+    InputGram gram(model_, id, weight.shape(), static_cast<int64_t>(samples_.indices.size()));
+    activations_.visit(node.inputs[0], [&](const TensorView& content) { gram.add(content); });
+
     const TensorData data = weight.read();
     const auto* from = data.view().as<const float>();
     Rounded to{std::vector<int32_t>(static_cast<size_t>(weight.count())),
@@ -321,68 +331,43 @@ class StaticRecovery {
     // What a bias can make up for, the mean of the errors, need not be kept small.
     std::vector<double> shift(static_cast<size_t>(rows), 0);
     const bool has_bias = add_to_bias(id, shift);
-    for (int64_t group = 0; group < gram.groups(); ++group) {
-      const Eigen::MatrixXd hessian = has_bias ? gram.centered_sum(group) : gram.sum(group);
-      const int64_t first = group * layout.group_rows;
-      RowMatrixXf part(layout.group_rows, layout.k);
-      for (int64_t r = 0; r < layout.group_rows; ++r) {
-        for (int64_t c = 0; c < layout.k; ++c) {
-          part(r, c) = from[layout.at(first + r, c)];
+    const bool symmetric =
+        std::all_of(to.zeros.begin(), to.zeros.end(), [](double z) { return z == 0; });
+    const IntegerRange range =
+        integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
+    // Groups have inputs and rows of their own.
+    parallel_for(0, gram.groups(), 1, [&](int64_t from_group, int64_t to_group) {
+      for (int64_t group = from_group; group < to_group; ++group) {
+        const Eigen::MatrixXd hessian = has_bias ? gram.centered_sum(group) : gram.sum(group);
+        const int64_t first = group * layout.group_rows;
+        RowMatrixXf part(layout.group_rows, layout.k);
+        std::vector<ScaleZeroPoint> scales;
+        for (int64_t r = 0; r < layout.group_rows; ++r) {
+          for (int64_t c = 0; c < layout.k; ++c) part(r, c) = from[layout.at(first + r, c)];
+          scales.push_back(to.scale(first + r));
+        }
+        const RowMatrixXi q =
+            round_rows(part, hessian, dtype, range, options_.rounding, narrow, scales);
+        const Eigen::VectorXd mean = gram.mean(group);
+        for (int64_t r = 0; r < layout.group_rows; ++r) {
+          const ScaleZeroPoint step = scales[static_cast<size_t>(r)];
+          if (narrow) to.scales[static_cast<size_t>(first + r)] = double{step.scale};
+          double error = 0;
+          for (int64_t c = 0; c < layout.k; ++c) {
+            to.integers[layout.at(first + r, c)] = q(r, c);
+            const double value = (q(r, c) - step.zero_point) * double{step.scale};
+            error += (value - double{part(r, c)}) * mean[c];
+          }
+          shift[static_cast<size_t>(first + r)] = -error * node.float_or("alpha", 1);
         }
       }
-      const RowMatrixXi q = narrow ? round_with_scales(part, hessian, dtype, first, to)
-                                   : round_on_scales(part, hessian, dtype, first, to);
-      const Eigen::VectorXd mean = gram.mean(group);
-      for (int64_t r = 0; r < layout.group_rows; ++r) {
-        double error = 0;
-        const auto step = static_cast<size_t>(to.scales.size() == 1 ? 0 : first + r);
-        for (int64_t c = 0; c < layout.k; ++c) {
-          to.integers[layout.at(first + r, c)] = q(r, c);
-          error += ((q(r, c) - to.zeros[step]) * to.scales[step] - double{part(r, c)}) * mean[c];
-        }
-        shift[static_cast<size_t>(first + r)] = -error * node.float_or("alpha", 1);
-      }
-    }
+    });
     graph_.set_constant(pair.inputs[0], pack_integers(dtype, layout.shape, [&](int64_t i) {
                           return to.integers[static_cast<size_t>(i)];
                         }));
     if (narrow) set_scales(id, pair, to.scales);
     if (has_bias) add_to_bias(id, shift);
     return true;
-  }
-
-  // Few bits, a scale a row: scales are searched with the integers.
-  static RowMatrixXi round_with_scales(const RowMatrixXf& rows, const Eigen::MatrixXd& hessian,
-                                       DType dtype, int64_t first, Rounded& to) {
-    Tensor part = Tensor::allocate(DType::float32, {rows.rows(), rows.cols()});
-    std::copy_n(rows.data(), rows.size(), part.mutable_as<float>().begin());
-    const RoundedBlocks blocks =
-        gptq_blocks(part, hessian, {dtype, info(dtype).bits, rows.cols(), true});
-    for (size_t r = 0; r < blocks.params.scales.size(); ++r) {
-      to.scales[static_cast<size_t>(first) + r] = double{blocks.params.scales[r]};
-    }
-    const std::vector<int64_t> integers = blocks.quantized.to_ints();
-    RowMatrixXi q(rows.rows(), rows.cols());
-    std::copy(integers.begin(), integers.end(), q.data());
-    return q;
-  }
-
-  // To integers of the scales that there are.
-  RowMatrixXi round_on_scales(const RowMatrixXf& rows, const Eigen::MatrixXd& hessian, DType dtype,
-                              int64_t first, const Rounded& to) const {
-    const bool symmetric =
-        std::all_of(to.zeros.begin(), to.zeros.end(), [](double z) { return z == 0; });
-    GptqGrid grid;
-    grid.range = integer_range(dtype, symmetric && info(dtype).is_signed, options_.reduce_range);
-    grid.scale = [&](int64_t r, int64_t, std::span<const float>) {
-      const auto at = static_cast<size_t>(to.scales.size() == 1 ? 0 : first + r);
-      return ScaleZeroPoint{static_cast<float>(to.scales[at]), static_cast<int32_t>(to.zeros[at])};
-    };
-    RowMatrixXi q = gptq_round({rows, hessian}, grid);
-    std::vector<ScaleZeroPoint> scales;
-    for (int64_t r = 0; r < rows.rows(); ++r) scales.push_back(grid.scale(r, 0, {}));
-    refine_rounding(rows, hessian, scales, grid.range, q);
-    return q;
   }
 
   // New scales of the weights; the bias counts in them.
@@ -419,10 +404,11 @@ class StaticRecovery {
 
 RecoverOptions recover_options(const Options& options) {
   RecoverOptions out;
-  out.gptq = options.text("algorithm") == "gptq";
+  const std::string algorithm = options.text("algorithm");
+  if (algorithm == "gptq") out.rounding = Rounding::gptq;
   out.reduce_range = options.flag("reduce-range");
   out.integer_bias = target_of(options).integer_bias;
-  constexpr std::string_view kNames[] = {"bias", "equalize", "smooth"};
+  constexpr std::string_view kNames[] = {"adaround", "bias", "equalize", "smooth"};
   for (const std::string& name : options.list("recover")) {
     if (name == "bias") {
       out.bias = true;
@@ -430,6 +416,14 @@ RecoverOptions recover_options(const Options& options) {
       out.equalize = true;
     } else if (name == "smooth") {
       out.smooth = true;
+    } else if (name == "adaround") {
+      if (algorithm != "rtn") {
+        fail(ErrorCode::usage,
+             "--recover adaround and --algorithm {} both choose how weights are rounded; leave "
+             "one of them out",
+             algorithm);
+      }
+      out.rounding = Rounding::adaround;
     } else {
       fail(ErrorCode::usage, "--recover cannot be '{}'{}", name, suggestion(name, kNames));
     }

@@ -5,11 +5,13 @@
 #include <vector>
 
 #include "passes/pass.h"
+#include "passes/recover/round_rows.h"
 
 namespace compress {
 
 struct RecoverOptions {
-  bool gptq = false;  // weights rounded so that errors make up for each other
+  // Weights are rounded so that errors make up for each other, by GPTQ or by learning it.
+  Rounding rounding = Rounding::nearest;
   // Each channel's mean after its activation becomes that of the float model (Nagel et al. 2019,
   // arXiv 1906.04721, section 4.2, but measured where values are already clipped).
   bool bias = false;
@@ -19,7 +21,9 @@ struct RecoverOptions {
   bool reduce_range = false;  // as the weights were quantized
   bool integer_bias = true;   // of layers that get one
 
-  explicit operator bool() const { return gptq || bias || equalize || smooth; }
+  explicit operator bool() const {
+    return rounding != Rounding::nearest || bias || equalize || smooth;
+  }
 };
 
 // From --algorithm, --recover and --reduce-range; fails (usage) on a name that there is not.

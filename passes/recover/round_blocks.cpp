@@ -9,6 +9,7 @@
 
 #include "compress/core/parallel.h"
 #include "passes/quantize/pack.h"
+#include "passes/recover/adaround.h"
 
 namespace compress {
 namespace {
@@ -386,6 +387,21 @@ RoundedBlocks gptq_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian,
   };
   RowMatrixXi integers = gptq_round({weights, hessian}, rounding);
   refine(weights, hessian, grid, format.range(), true, integers);
+  return grid.pack([&](int64_t r, int64_t c) { return integers(r, c); });
+}
+
+RoundedBlocks adaround_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian,
+                              const BlockFormat& format) {
+  Grid grid(rows.shape()[0], rows.shape()[1], format);
+  const RoundedBlocks clipped = clipped_blocks(rows, hessian.diagonal(), format);
+  for (size_t i = 0; i < grid.scales.size(); ++i) {
+    grid.scales[i] = {clipped.params.scales[i], clipped.params.zero_points[i]};
+  }
+  const TensorData data = rows.read();
+  const RowMatrixXf weights =
+      Eigen::Map<const RowMatrixXf>(data.view().as<const float>(), grid.n, grid.k);
+  const RowMatrixXi integers =
+      adaround({weights, hessian, format.block, grid.scales, format.range()});
   return grid.pack([&](int64_t r, int64_t c) { return integers(r, c); });
 }
 

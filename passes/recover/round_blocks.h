@@ -51,6 +51,10 @@ RoundedBlocks hqq_blocks(const Tensor& rows, const BlockFormat& format);
 RoundedBlocks gptq_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian,
                           const BlockFormat& format);
 
+// The scales of clipped_blocks, and rounding up or down learned for `hessian` (adaround.h).
+RoundedBlocks adaround_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian,
+                              const BlockFormat& format);
+
 // `integers` of rows with one scale each, improved one by one for the loss of the whole layer
 // (where it is small enough for that).
 void refine_rounding(const RowMatrixXf& weights, Eigen::MatrixXd hessian,
