@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
+#include <string>
 
 #include "compress/core/parallel.h"
 #include "compress/ops/conv_loops.h"
 #include "compress/ops/fold.h"
+#include "passes/edit.h"
 
 namespace compress {
 namespace {
@@ -80,6 +83,31 @@ std::vector<double> mean_error(const Model& model, NodeId id, const Tensor& weig
   const bool finite =
       std::all_of(error.begin(), error.end(), [](double e) { return std::isfinite(e); });
   return finite ? error : std::vector<double>{};
+}
+
+std::optional<AddedBias> added_bias(const Graph& graph, NodeId product, int64_t columns) {
+  if (!graph.node(product).is("MatMul")) return {};
+  const NodeId reader = single_reader(graph, graph.node(product).outputs[0]);
+  if (reader == kNoNode || !graph.node(reader).is("Add")) return {};
+  const Node& add = graph.node(reader);
+  for (size_t slot = 0; slot < 2; ++slot) {
+    const Tensor* bias = graph.constant_input(add, slot);
+    if (bias == nullptr || bias->dtype() != DType::float32) continue;
+    if (bias->count() == columns && bias->shape().rank() == 1) return AddedBias{reader, slot};
+  }
+  return {};
+}
+
+void shift_added_bias(Graph& graph, const AddedBias& bias, const std::vector<double>& shift) {
+  const Value& value = graph.value(graph.node(bias.node).inputs[bias.slot]);
+  const std::vector<double> before = value.constant.to_doubles();
+  std::vector<float> moved(before.size());
+  for (size_t c = 0; c < moved.size(); ++c) moved[c] = static_cast<float>(before[c] + shift[c]);
+  const ValueId id = graph.node(bias.node).inputs[bias.slot];
+  Tensor sum = Tensor::from<float>(value.constant.shape(), std::span<const float>(moved));
+  if (graph.uses(id).size() == 1) return graph.set_constant(id, std::move(sum));
+  const std::string name = value.name + "_corrected";
+  graph.set_input(bias.node, bias.slot, graph.add_constant(name, std::move(sum)));
 }
 
 }  // namespace compress

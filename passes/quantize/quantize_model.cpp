@@ -16,6 +16,11 @@ void refuse_recovery(const QuantJob& job, std::string_view mode) {
     fail(ErrorCode::usage, "--recover is for --mode static{}, this is {}",
          mode == "weight-only" ? " (but for adaround)" : "", mode);
   }
+  if (mode == "weight-only" && !job.options.list("recover").empty() &&
+      is_half(weight_dtype(job.options, QuantMode::weight_only))) {
+    fail(ErrorCode::usage, "--recover is for integer weights, these are {}",
+         job.options.text("weights"));
+  }
   if (mode != "static" && job.options.has("min-cosine")) {
     fail(ErrorCode::usage, "--min-cosine is for --mode static, this is {}", mode);
   }

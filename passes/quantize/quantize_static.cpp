@@ -281,8 +281,11 @@ class StaticQuantizer {
     if (integer_bias) biases = bias->to_doubles();
     repair_scales(weight, params, biases, input_scale);
     const Tensor quantized = quantize(weight, params);
-    if (integer_bias)
+    if (integer_bias) {
       correct_biases(unit.node, weight, compress::dequantize(quantized, params), biases);
+    } else if (node.is("MatMul")) {
+      correct_added_bias(unit.node, weight, compress::dequantize(quantized, params));
+    }
 
     const std::string name = graph_.value(node.inputs[1]).name;
     const Shape shape = params.axis ? Shape{static_cast<int64_t>(params.scales.size())} : Shape();
@@ -312,6 +315,17 @@ class StaticQuantizer {
     if (error.size() != biases.size()) return;
     for (size_t c = 0; c < biases.size(); ++c) biases[c] -= error[c];
     job_.result.details["bias_corrected_layers"] = ++corrected_;
+  }
+
+  // The same where a MatMul's bias is an Add of its own.
+  void correct_added_bias(NodeId node, const Tensor& weight, const Tensor& rounded) {
+    if (rounds_anew_ || weight.shape().rank() != 2) return;
+    const auto bias = added_bias(graph_, node, weight.shape()[1]);
+    if (!bias) return;
+    std::vector<double> shift(static_cast<size_t>(weight.shape()[1]), 0);
+    const int64_t before = corrected_;
+    correct_biases(node, weight, rounded, shift);
+    if (corrected_ > before) shift_added_bias(graph_, *bias, shift);
   }
 
   // A channel of zeros has no scale of its own: it takes the smallest of the others, so that its

@@ -14,6 +14,7 @@
 #include "compress/graph/label.h"
 #include "passes/edit.h"
 #include "passes/quantize/integer_bias.h"
+#include "passes/quantize/mean_error.h"
 #include "passes/quantize/pack.h"
 #include "passes/quantize/target.h"
 #include "passes/recover/activations.h"
@@ -196,6 +197,11 @@ class StaticRecovery {
 
   bool add_to_bias(NodeId id, const std::vector<double>& shift) {
     const Node& node = graph_.node(id);
+    if (node.is("MatMul")) {
+      const auto bias = added_bias(graph_, id, static_cast<int64_t>(shift.size()));
+      if (bias) shift_added_bias(graph_, *bias, shift);
+      return bias.has_value();
+    }
     if (!node.is("Conv") && !node.is("Gemm")) return false;
     const ValueId own = operand(node, 2);
     if (own == kNoValue ? !options_.integer_bias : graph_.value(own).is_constant()) {

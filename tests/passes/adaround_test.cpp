@@ -74,6 +74,16 @@ RowMatrixXi nearest(const AdaRoundLayer& layer) {
   return q;
 }
 
+bool lies_inside(const AdaRoundLayer& layer, int64_t row) {
+  for (int64_t c = 0; c < layer.weights.cols(); ++c) {
+    const float at = layer.weights(row, c) / scale_at(layer, row, c).scale;
+    if (at < static_cast<float>(layer.range.min) || at >= static_cast<float>(layer.range.max)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // The heights of one row by the definitions in double, one element after the other; the gradient is
 // that of the loss as it is written down, by finite differences of it.
 class SlowRow {
@@ -176,16 +186,21 @@ TEST_CASE("adaround: every step is that of the definitions in double") {
       const RowMatrixXf h = adaround_heights(layer, settings);
       int undecided = 0;
       for (int64_t r = 0; r < 3; ++r) {
+        // A row inside of the range starts where nothing is lost: what it feels at first are the
+        // errors of sums in float32, and what Adam makes of them grows. Such rows are compared
+        // after one step; where weights lie beyond the range, the loss pulls from the start.
+        if (iterations > 1 && lies_inside(layer, r)) continue;
         const std::vector<double> slow = SlowRow(layer, r, settings).run();
         for (int64_t c = 0; c < 21; ++c) {
-          // A sum in float32 is off by 1e-6; Adam divides by no less than 1e-4, so v moves by up to
-          // 1e-2 of the rate (0.05) too far in a step, and h by a quarter of that.
+          // Sums in float32 are off by 1e-6 of their terms (up to 10), over what Adam divides by
+          // (1e-4) and times the rate (0.05): 5e-3 of v where a gradient is next to nothing, a
+          // quarter of that in h.
           const double expected = slow[static_cast<size_t>(c)];
           CHECK(double{h(r, c)} == Approx(expected).margin(2e-3));
           undecided += expected > 0 && expected < 1;
         }
       }
-      CHECK(undecided > 10);
+      CHECK(undecided > 5);
     }
   }
 }

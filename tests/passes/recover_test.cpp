@@ -239,11 +239,47 @@ TEST_CASE("bias correction and gptq each lower the error on unseen samples") {
   const double rounded = error_of(quantized(before, {{"algorithm", "gptq"}}), before);
   const double both =
       error_of(quantized(before, {{"algorithm", "gptq"}, {"recover", "bias"}}), before);
-  CAPTURE(plain, by_means, biased, rounded, both);
+  const double learned = error_of(quantized(before, {{"recover", {"adaround", "bias"}}}), before);
+  CAPTURE(plain, by_means, biased, rounded, both, learned);
+  CHECK(learned < plain / 4);
   CHECK(by_means < plain / 3);  // without samples, from means of the inputs alone
   CHECK(biased < plain / 4);
   CHECK(rounded < plain / 4);
   CHECK(both < plain / 4);
+}
+
+TEST_CASE("a MatMul's bias is the Add behind it: it takes what rounding does to means") {
+  // Products of inputs with means; both Adds read one constant, and a Mul does as well.
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {1, 8, 12, 12});
+  const ValueId shared = b.constant(random_tensor({16}, 40, 0.1f));
+  ValueId at = b.op("Sigmoid", {b.op("Reshape", {x, b.constant(test::ints({1, 72, 16}))})});
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    Tensor weight = random_tensor({16, 16}, 41 + layer, 0.3f);
+    weight.mutable_as<float>()[5] *= 20;  // coarse steps for all
+    const ValueId product = b.op("MatMul", {at, b.constant(weight)});
+    at = b.op("Tanh",
+              {layer == 0 ? b.op("Add", {product, shared}) : b.op("Add", {shared, product})});
+  }
+  b.output(b.op("Mul", {at, shared}), "y");
+  const Model before = std::move(b).model();
+  const Json only = {{"op-types", {"MatMul"}}};
+  const double plain = error_of(quantized(before, only, Sums::none), before);
+  const Model corrected = quantized(before, only);
+  CHECK(test::count_ops(corrected.graph, "DequantizeLinear") == 4);
+  CHECK(error_of(corrected, before) < plain / 3);
+  for (const Json& more : {Json{{"recover", {"bias"}}}, Json{{"recover", {"adaround"}}},
+                           Json{{"algorithm", "gptq"}, {"recover", {"bias"}}}}) {
+    CAPTURE(more.dump());
+    Json options = only;
+    options.update(more);
+    CHECK(error_of(quantized(before, options), before) < plain / 3);
+  }
+  // What else reads the constant sees what it saw.
+  const Graph& graph = corrected.graph;
+  const Tensor* kept = graph.constant_input(test::only_node(graph, "Mul"), 1);
+  REQUIRE(kept != nullptr);
+  CHECK(same_content(*kept, random_tensor({16}, 40, 0.1f)));
 }
 
 TEST_CASE("the mean of what rounded weights do is that of the outputs they make") {
@@ -309,14 +345,16 @@ TEST_CASE("the mean of what rounded weights do is that of the outputs they make"
 
 TEST_CASE("recovery does not depend on the number of threads, and wants samples") {
   const Model before = clipped_net();
-  const Json options = {{"algorithm", "gptq"}, {"recover", "bias"}};
-  const int threads = thread_count();
-  set_thread_count(1);
-  const Model one = quantized(before, options);
-  set_thread_count(3);
-  const Model three = quantized(before, options);
-  set_thread_count(threads);
-  CHECK(same_graph(one.graph, three.graph));
+  for (const Json& options : {Json{{"algorithm", "gptq"}, {"recover", "bias"}},
+                              Json{{"recover", {"adaround", "bias"}}}}) {
+    const int threads = thread_count();
+    set_thread_count(1);
+    const Model one = quantized(before, options);
+    set_thread_count(3);
+    const Model three = quantized(before, options);
+    set_thread_count(threads);
+    CHECK(same_graph(one.graph, three.graph));
+  }
 
   Model model = before;
   Feeds feeds({1, 8, 12, 12}, 1);
@@ -356,6 +394,7 @@ TEST_CASE("gptq in blocks: products by integers lose less than by plain rounding
     const double plain = error({{"weights", type}});
     const double gptq = error({{"weights", type}, {"algorithm", "gptq"}});
     CHECK(gptq < plain / 1.3);  // the first product's inputs are independent: nothing to gain
+    CHECK(error({{"weights", type}, {"recover", "adaround"}}) < plain / 1.3);
   }
 }
 
@@ -536,13 +575,18 @@ TEST_CASE("int4 weights with integer activations: few layers stay int8") {
 }
 
 TEST_CASE("recovery that a mode does not have is a usage error") {
-  for (const Json& options : std::vector<Json>{{{"mode", "dynamic"}, {"algorithm", "gptq"}},
-                                               {{"mode", "weight-only"}, {"recover", "bias"}},
-                                               {{"mode", "static"}, {"algorithm", "awq"}},
-                                               {{"mode", "dynamic"}, {"algorithm", "hqq"}},
-                                               {{"mode", "static"}, {"weights", "int3"}},
-                                               {{"mode", "dynamic"}, {"weights", "int4"}},
-                                               {{"mode", "static"}, {"recover", "luck"}}}) {
+  for (const Json& options :
+       std::vector<Json>{{{"mode", "dynamic"}, {"algorithm", "gptq"}},
+                         {{"mode", "weight-only"}, {"recover", "bias"}},
+                         {{"mode", "static"}, {"algorithm", "awq"}},
+                         {{"mode", "dynamic"}, {"algorithm", "hqq"}},
+                         {{"mode", "static"}, {"weights", "int3"}},
+                         {{"mode", "dynamic"}, {"weights", "int4"}},
+                         {{"mode", "static"}, {"recover", "luck"}},
+                         {{"mode", "dynamic"}, {"recover", "adaround"}},
+                         {{"mode", "weight-only"}, {"algorithm", "awq"}, {"recover", "adaround"}},
+                         {{"mode", "weight-only"}, {"weights", "float16"}, {"recover", "adaround"}},
+                         {{"mode", "static"}, {"algorithm", "gptq"}, {"recover", "adaround"}}}) {
     CAPTURE(options.dump());
     Model model = clipped_net();
     Feeds feeds({1, 8, 12, 12}, 1);
