@@ -1,6 +1,9 @@
+#include <sched.h>
+
 #include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -238,6 +241,40 @@ TEST_CASE("parallel_for covers the range once, in grains, and passes exceptions 
                                  }),
                     Error);
   }
+}
+
+// Whether the other thread of a region ends it on another CPU than the caller's.
+bool runs_apart() {
+  const int caller = sched_getcpu();
+  std::atomic<bool> apart = false;
+  parallel_for(0, 2, 1, [&](int64_t begin, int64_t) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
+    while (std::chrono::steady_clock::now() < end) {
+    }
+    if (begin != 0) apart = sched_getcpu() != caller;
+  });
+  return apart;
+}
+
+TEST_CASE("a thread of the pool does not stay on its caller's CPU") {
+  cpu_set_t all;
+  REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+  if (CPU_COUNT(&all) < 2) return;
+  const int threads = thread_count();
+  set_thread_count(2);
+  runs_apart();  // the pool's threads may run where the one that makes them may
+  // Wherever the caller is held, the other thread is elsewhere.
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &all)) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    CAPTURE(cpu);
+    CHECK(runs_apart());
+  }
+  REQUIRE(sched_setaffinity(0, sizeof all, &all) == 0);
+  set_thread_count(threads);
 }
 
 TEST_CASE("the nearest name is offered only when it is near") {

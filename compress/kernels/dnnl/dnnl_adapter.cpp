@@ -155,6 +155,7 @@ void DnnlConvF32::run(const float* input, const float* residual, float* out,
   if (state_->small && thread_count() > 1) {
     on_one_thread([&] { run_here(input, residual, out, workspace); });
   } else {
+    spread_threads();
     run_here(input, residual, out, workspace);
   }
 }
@@ -244,6 +245,7 @@ const char* DnnlMatMulF32::implementation() const noexcept {
 }
 
 void DnnlMatMulF32::run(const float* a, const float* b, float* out, void* workspace) noexcept {
+  spread_threads();
   state_->prepared.point(DNNL_ARG_SRC, a);
   state_->prepared.point(DNNL_ARG_DST, out);
   if (!state_->constant_b) state_->prepared.point(DNNL_ARG_WEIGHTS, b);

@@ -17,7 +17,7 @@ constexpr int64_t kRowBytes = 128 << 10;  // quantized rows that stay in L2 past
 // As in gemm_s8.cpp.
 constexpr int64_t kParallelWork = 1 << 21;
 constexpr int64_t kRowsOfReading = 2;
-constexpr int64_t kQuantizeWork = 1 << 17;  // activations a thread takes at least
+constexpr int64_t kQuantizeWork = 1 << 14;  // activations a thread takes at least
 
 int64_t thread_slots(const PackedGemmW4& w, int64_t m) noexcept {
   if ((m + kRowsOfReading) * w.n * w.k < kParallelWork) return 1;

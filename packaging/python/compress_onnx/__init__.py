@@ -13,14 +13,15 @@ import os as _os
 import sys as _sys
 import tempfile as _tempfile
 
-# Threads that wait for work sleep; read when the library of threads is loaded, so it is said before.
-_policy = _os.environ.get("OMP_WAIT_POLICY")
-_os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that wait for work soon sleep; read when the library of threads is loaded, so it is said before.
+_waiting = {} if "OMP_WAIT_POLICY" in _os.environ else {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}
+_waiting = {_name: _value for _name, _value in _waiting.items() if _name not in _os.environ}
+_os.environ.update(_waiting)
 from . import _core, _data, _options  # noqa: E402
 from ._core import CompressError  # noqa: E402
 
-if _policy is None:
-    del _os.environ["OMP_WAIT_POLICY"]
+for _name in _waiting:
+    del _os.environ[_name]
 
 __version__ = _core.version
 __all__ = ["CompressError", "GateFailed", "Result", "batch", "calibrate", "diff", "distill", "infer", "inspect", "optimize",
