@@ -1,7 +1,8 @@
-// Speed of every kernel variant that this CPU runs, against the float32 peak of this core and
-// against oneDNN's float32. All sides of a case run in turn, burst by burst; what is printed are
-// medians, and medians of the ratios within a round, which noise of the machine leaves alone. One
-// thread is timed by its CPU time; two threads against one by the clock on the wall.
+// Speed of every kernel variant that this CPU runs, against the float32 peak of this core (256 bits
+// wide), its int8 peak where it has VNNI, and oneDNN's float32. All sides of a case run in turn,
+// burst by burst; what is printed are medians, and medians of the ratios within a round, which
+// noise of the machine leaves alone. One thread is timed by its CPU time; two threads against one
+// by the clock on the wall.
 //
 //   bench_kernels [--filter TEXT] [--seconds S]
 //
@@ -28,6 +29,7 @@ namespace {
 constexpr double kBurstSeconds = 1e-3;
 constexpr int64_t kPeakTurns = 20000;
 constexpr int64_t kFlopsPerTurn = 12 * 8 * 2;
+constexpr int64_t kDotOpsPerTurn = 12 * 64 * 2;
 
 using Work = std::function<void()>;
 
@@ -47,6 +49,23 @@ void float_peak() {
       "vfmadd231ps %%ymm12, %%ymm13, %%ymm6\n\tvfmadd231ps %%ymm12, %%ymm13, %%ymm7\n\t"
       "vfmadd231ps %%ymm12, %%ymm13, %%ymm8\n\tvfmadd231ps %%ymm12, %%ymm13, %%ymm9\n\t"
       "vfmadd231ps %%ymm12, %%ymm13, %%ymm10\n\tvfmadd231ps %%ymm12, %%ymm13, %%ymm11\n\t"
+      "dec %%rcx\n\tjnz 1b\n\tvzeroupper"
+      :
+      : "r"(kPeakTurns)
+      : "rcx", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+        "xmm10", "xmm11", "xmm12", "xmm13", "cc");
+}
+
+// The same of vpdpbusd on 512 bits. REQUIRES AVX-512 VNNI.
+void dot_peak() {
+  __asm__ volatile(
+      "mov %0, %%rcx\n1:\n"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm0\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm1\n\t"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm2\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm3\n\t"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm4\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm5\n\t"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm6\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm7\n\t"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm8\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm9\n\t"
+      "vpdpbusd %%zmm12, %%zmm13, %%zmm10\n\tvpdpbusd %%zmm12, %%zmm13, %%zmm11\n\t"
       "dec %%rcx\n\tjnz 1b\n\tvzeroupper"
       :
       : "r"(kPeakTurns)
@@ -102,13 +121,21 @@ void report(const Options& options, const std::string& name, int64_t multiplicat
             Work peer = {}) {
   if (name.find(options.filter) == std::string::npos) return;
   std::vector<Side> sides = {{std::move(ours)}, {float_peak}};
-  if (peer) sides.push_back({std::move(peer)});
+  const bool vnni = runs_here(Isa::avx512vnni);
+  if (vnni) sides.push_back({dot_peak});
+  const bool has_peer = static_cast<bool>(peer);
+  if (has_peer) sides.push_back({std::move(peer)});
   alternate(sides, CLOCK_THREAD_CPUTIME_ID, options.seconds);
   const double operations = 2.0 * static_cast<double>(multiplications);
-  const double peak_scale = operations / (static_cast<double>(kPeakTurns) * kFlopsPerTurn);
+  const double turns = operations / static_cast<double>(kPeakTurns);
   fmt::print("{:44} {:8.1f} {:8.2f}", name, 1e-9 * operations / median(sides[0].times),
-             median_ratio(sides[1], sides[0]) * peak_scale);
-  if (sides.size() > 2) fmt::print(" {:8.2f}", median_ratio(sides[2], sides[0]));
+             median_ratio(sides[1], sides[0]) * turns / kFlopsPerTurn);
+  if (vnni) {
+    fmt::print(" {:8.2f}", median_ratio(sides[2], sides[0]) * turns / kDotOpsPerTurn);
+  } else {
+    fmt::print(" {:>8}", "-");
+  }
+  if (has_peer) fmt::print(" {:8.2f}", median_ratio(sides.back(), sides[0]));
   fmt::print("\n");
 }
 
@@ -404,7 +431,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "bench_kernels: this CPU has no AVX2\n");
     return 1;
   }
-  fmt::print("{:44} {:>8} {:>8} {:>8}\n", "kernel", "GOP/s", "/ peak", "/ oneDNN");
+  fmt::print("{:44} {:>8} {:>8} {:>8} {:>8}\n", "kernel", "GOP/s", "/ f32", "/ VNNI", "/ oneDNN");
   for (size_t level = 0; level + 1 < gemm_s8_kernels().size(); ++level) {  // all but ref
     bench_level(options, level);
   }

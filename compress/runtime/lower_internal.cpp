@@ -140,7 +140,7 @@ Shape channels_last(const Shape& shape) {
 }
 
 std::string gemm_key(int64_t rows, bool transposed) {
-  return fmt::format("gemm{}{}", transposed ? "'" : "", kernels::prefers_pairs(rows) ? "+" : "");
+  return fmt::format("gemm{}{}", transposed ? "'" : "", kernels::prefers_entries(rows) ? "+" : "");
 }
 
 std::shared_ptr<const void> shared_packing(const Tensor& source, const std::string& key,

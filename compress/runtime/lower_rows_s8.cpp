@@ -120,7 +120,7 @@ Kernel prepare_conv(const NodeContext& context) {
   };
   const Tensor* zero_point = context.node().tensor_or_null(kWZeroPoint);
   const int64_t pixels = window.batch * window.out_h * window.out_w;
-  const bool many = kernels::prefers_pairs(pixels);
+  const bool many = kernels::prefers_entries(pixels);
   const std::string key = fmt::format(
       "conv{}{}/{}/{}x{}/{}x{}/{},{},{},{}", many ? "+" : "", params.groups, params.in_channels,
       params.stride_h, params.stride_w, params.dilation_h, params.dilation_w, params.pad_top,

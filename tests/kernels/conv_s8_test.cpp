@@ -28,7 +28,8 @@ std::vector<Variant> variants() {
     REQUIRE(variant.gemm->isa == variant.depthwise->isa);
     if (!runs_here(variant.gemm->isa)) continue;
     out.push_back(variant);
-    if (variant.gemm->pairs != nullptr) out.push_back({variant.gemm->pairs, variant.depthwise});
+    if (variant.gemm->of_entries != nullptr)
+      out.push_back({variant.gemm->of_entries, variant.depthwise});
   }
   out.push_back({&kGemmS8Avx512VnniEmulated, &kDepthwiseS8Avx512VnniEmulated});
   return out;

@@ -22,9 +22,11 @@ std::vector<const GemmS8Kernel*> variants() {
   for (const GemmS8Kernel* kernel : gemm_s8_kernels()) {
     if (!runs_here(kernel->isa)) continue;
     out.push_back(kernel);
-    if (kernel->pairs != nullptr) out.push_back(kernel->pairs);
   }
   out.push_back(&kGemmS8Avx512VnniEmulated);
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (out[i]->of_entries != nullptr) out.push_back(out[i]->of_entries);
+  }
   return out;
 }
 
@@ -168,7 +170,7 @@ TEST_CASE("gemm_s8: sums that would saturate 16 bits") {
   }
 }
 
-// Weights as layers have them, most of them small; some units of four by eight without any.
+// Weights as layers have them, most of them small; some units of four by sixteen without any.
 std::vector<uint8_t> layer_weights(Random& random, int64_t k, int64_t n, int percent_zero) {
   std::vector<uint8_t> weights(static_cast<size_t>(k * n));
   const std::vector<float> spread = random.floats(k * n * 2, -1, 1);
@@ -176,14 +178,14 @@ std::vector<uint8_t> layer_weights(Random& random, int64_t k, int64_t n, int per
     for (int64_t column = 0; column < n; ++column) {
       const int64_t at = row * n + column;
       const float value = 127 * spread[2 * at] * spread[2 * at + 1] * spread[2 * at];
-      const bool zero = (row / 4 * 7 + column / 8 * 3) % 100 < percent_zero;
+      const bool zero = (row / 4 * 7 + column / 16 * 3) % 100 < percent_zero;
       weights[at] = zero ? 0 : static_cast<uint8_t>(static_cast<int8_t>(value));
     }
   }
   return weights;
 }
 
-TEST_CASE("gemm_s8: products of bytes in pairs, where weights allow it") {
+TEST_CASE("gemm_s8: a kernel of entries where weights suit it: products in pairs, zeros left out") {
   Random random(31);
   for (const int percent_zero : {0, 50, 100}) {
     for (const int64_t m : {12, 13, 25, 100}) {
@@ -194,14 +196,23 @@ TEST_CASE("gemm_s8: products of bytes in pairs, where weights allow it") {
       const GemmS8Weights weights{p.b.data(), true, false, c.k, c.n, p.ldb};
       const PackedGemmS8 chosen = pack_gemm_s8_for(weights, m);
       CAPTURE(percent_zero, m, chosen.kernel->name);
-      if (best_gemm_s8().pairs != nullptr) {
-        CHECK(chosen.kernel == best_gemm_s8().pairs);
-        CHECK(chosen.entries <= (100 - percent_zero + 10) * (c.k / 4) * (c.n / 8) / 100);
+      const GemmS8Kernel* of_entries = best_gemm_s8().of_entries;
+      if (of_entries != nullptr && (of_entries->in_pairs || percent_zero > 0)) {
+        CHECK(chosen.kernel == of_entries);
+        const int64_t units = c.k / 4 * divide_up(c.n, of_entries->entry_columns);
+        CHECK(chosen.entries <= (100 - percent_zero + 10) * units / 100);
         if (percent_zero == 0) CHECK(chosen.copies == 3);
+      } else {
+        CHECK(chosen.kernel == &best_gemm_s8());
       }
       S8Epilogue raw;
       raw.output = S8Output::int32;
-      CHECK(run<int32_t>(p, chosen, raw) == run<int32_t>(p, p.pack(kGemmS8Ref), raw));
+      const auto expected = run<int32_t>(p, p.pack(kGemmS8Ref), raw);
+      CHECK(run<int32_t>(p, chosen, raw) == expected);
+      for (const GemmS8Kernel* kernel : variants()) {
+        CAPTURE(kernel->name);
+        CHECK(run<int32_t>(p, p.pack(*kernel), raw) == expected);
+      }
     }
   }
   // Few rows, or weights of which most pairs would leave 16 bits: not taken.

@@ -100,7 +100,7 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
   const int64_t blocks = divide_up(channels, kDepthwiseBlock), group = kernel.tap_group;
   packed.depthwise = &kernel;
   packed.line = line_function(p, kernel);
-  packed.taps = round_up(taps, group);
+  packed.taps = packed.line ? line_taps(p.kernel_h, group) : round_up(taps, group);
   packed.depthwise_weights =
       make_aligned<uint8_t>(blocks * packed.taps * kDepthwiseBlock * kernel.weight_bytes);
   packed.depthwise_sum = make_aligned<int32_t>(round_up(channels, kDepthwiseBlock));
@@ -122,7 +122,7 @@ void pack(PackedConvS8& packed, const ConvS8Weights& weights, const DepthwiseS8K
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int8_t value = static_cast<int8_t>(data[(first + c) * taps + tap] ^ flip);
         const int64_t to =
-            packed.line ? line_tap(p.kernel_h, tap / p.kernel_w, tap % p.kernel_w) : tap;
+            packed.line ? line_tap(p.kernel_h, group, tap / p.kernel_w, tap % p.kernel_w) : tap;
         const int64_t at = ((block * packed.taps + to / group * group) * kDepthwiseBlock) +
                            lane * group + to % group;
         if (kernel.weight_bytes == 2) {

@@ -32,8 +32,8 @@ inline constexpr int64_t kDepthwiseLineTaps = 5;  // of a kernel of `line`, in e
 // lines. REQUIRES channels >= 16.
 struct DepthwiseS8Line {
   const uint8_t* rows[kDepthwiseLineTaps];  // u8, at the leftmost tap of the first pixel
-  // Bit i: rows 2i and 2i + 1 of the kernel (the last one: its lowest row) are to be left out. They
-  // lie outside the image, and what they would add is in the offsets.
+  // Where tap_group is 2, else 0. Bit i: rows 2i and 2i + 1 of the kernel (the last one: its lowest
+  // row) are to be left out. They lie outside the image, and what they would add is in the offsets.
   uint32_t skip;
   int64_t pixels;
   int64_t channels;
@@ -53,8 +53,8 @@ struct DepthwiseS8Kernel {
   // instructions of AVX2 do.
   bool swap_middle;
   void (*run)(const DepthwiseS8Run& run) noexcept;
-  // Null, or null for what it lacks: a function for kernels of `size` x `size` taps. Odd sizes
-  // only, and tap_group 2.
+  // Null, or null for what it lacks: a function for kernels of `size` x `size` taps; odd sizes only
+  // where tap_group is 2.
   DepthwiseS8LineFunction (*line)(int64_t size, int64_t stride) noexcept;
 };
 

@@ -127,8 +127,13 @@ DepthwiseS8LineFunction line_function(const ConvS8Params& p, const DepthwiseS8Ke
   return fits && kernel.line != nullptr ? kernel.line(p.kernel_h, p.stride_w) : nullptr;
 }
 
-int64_t line_tap(int64_t size, int64_t ky, int64_t kx) {
+int64_t line_tap(int64_t size, int64_t group, int64_t ky, int64_t kx) {
+  if (group != 2) return kx * round_up(size, group) + ky;
   return ky < size - 1 ? kx * (size - 1) + ky : size * (size - 1) + kx;
+}
+
+int64_t line_taps(int64_t size, int64_t group) {
+  return group == 2 ? round_up(size * size, group) : size * round_up(size, group);
 }
 
 int64_t line_bytes(const ConvS8Params& p, int64_t out_w) {
@@ -148,6 +153,7 @@ void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Fini
   uint32_t held = 0;  // what `offsets` leaves out
   const int32_t zero_point = args.input_zero_point + (args.input_signed ? 128 : 0);
   Ring ring(p, args, scratch + offset_bytes(p));
+  const bool pairs = weights.depthwise->tap_group == 2;
   DepthwiseS8Line line{};
   line.pixels = out_w;
   line.channels = ring.pixel;
@@ -157,7 +163,7 @@ void run_lines(const PackedConvS8& weights, const ConvS8Args& args, const S8Fini
   for (int64_t i = begin; i < end; ++i) {
     const int64_t top = i % out_h * p.stride_h - p.pad_top;
     for (int64_t ky = 0; ky < p.kernel_h; ++ky) line.rows[ky] = ring.line(i / out_h, top + ky);
-    line.skip = rows_outside(p, args.in_h, top);
+    line.skip = pairs ? rows_outside(p, args.in_h, top) : 0;
     if (line.skip != 0 && line.skip != held) {
       add_rows_outside(weights, line.skip, zero_point, finish.offset, offsets);
       held = line.skip;

@@ -8,7 +8,7 @@
 namespace compress::kernels {
 namespace {
 
-constexpr const GemmF32Kernel* kKernels[] = {&kGemmF32Avx2, &kGemmF32Ref};
+constexpr const GemmF32Kernel* kKernels[] = {&kGemmF32Avx512, &kGemmF32Avx2, &kGemmF32Ref};
 
 constexpr int64_t kChunk = 384;  // of k: a panel's chunk is 16 KB, half of the first cache
 constexpr int64_t kBlockRows = 16 * kGemmF32Rows;
@@ -65,10 +65,13 @@ void block(const GemmF32Args& args, const GemmF32Kernel& kernel, int64_t row, in
       const int64_t columns = std::min(kGemmF32Columns, args.n - column);
       tile.b = args.panels + p * stride + from * kGemmF32Columns;
       tile.bias = args.bias != nullptr ? args.bias + column : nullptr;
-      // Read next: the panel beside this one, the first panel's next chunk, the block beside this.
+      const bool pair =
+          kernel.pair != nullptr && p + 2 <= last_panel && column + 2 * kGemmF32Columns <= args.n;
+      const int64_t width = pair ? 2 : 1;
+      // Read next: the panel beside these, the first panel's next chunk, the block beside this.
       const float* next = tile.b;
-      if (p + 1 < last_panel) {
-        next += stride;
+      if (p + width < last_panel) {
+        next += width * stride;
       } else if (!tile.last) {
         next = args.panels + panel * stride + (from + kChunk) * kGemmF32Columns;
       } else if (last_panel < divide_up(args.n, kGemmF32Columns)) {
@@ -90,12 +93,15 @@ void block(const GemmF32Args& args, const GemmF32Kernel& kernel, int64_t row, in
         at_row(row + r);
         tile.rows = std::min(kGemmF32Rows, rows - r);
         tile.next = r == 0 ? next : tile.b;
-        if (columns == kGemmF32Columns) {
+        if (pair) {
+          kernel.pair(tile, stride);
+        } else if (columns == kGemmF32Columns) {
           kernel.tile(tile);
         } else {
           edge_tile(tile, columns, kernel);
         }
       }
+      p += width - 1;
     }
   }
   if (args.activate == nullptr) return;
@@ -111,7 +117,10 @@ void block(const GemmF32Args& args, const GemmF32Kernel& kernel, int64_t row, in
 std::span<const GemmF32Kernel* const> gemm_f32_kernels() noexcept { return kKernels; }
 
 const GemmF32Kernel& best_gemm_f32() noexcept {
-  return active_isa() == Isa::ref ? kGemmF32Ref : kGemmF32Avx2;
+  for (const GemmF32Kernel* kernel : kKernels) {
+    if (kernel->isa <= active_isa()) return *kernel;
+  }
+  return kGemmF32Ref;
 }
 
 int64_t packed_gemm_f32_floats(int64_t k, int64_t n) noexcept {

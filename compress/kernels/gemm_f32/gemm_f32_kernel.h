@@ -32,9 +32,12 @@ struct GemmF32Kernel {
   void (*tile)(const GemmF32Tile& tile) noexcept;
   // One row over four neighbouring panels, `panel_stride` floats apart: first and last chunk.
   void (*row)(const GemmF32Tile& tile, int64_t panel_stride) noexcept;
+  // Null, or as `tile`, over two neighbouring panels.
+  void (*pair)(const GemmF32Tile& tile, int64_t panel_stride) noexcept = nullptr;
 };
 
 extern const GemmF32Kernel kGemmF32Ref;
 extern const GemmF32Kernel kGemmF32Avx2;
+extern const GemmF32Kernel kGemmF32Avx512;
 
 }  // namespace compress::kernels

@@ -1,7 +1,7 @@
 #include "compress/kernels/gemm_s8/gemm_s8.h"
 
 #include "compress/kernels/gemm_s8/gemm_s8_driver.h"
-#include "compress/kernels/gemm_s8/gemm_s8_pairs.h"
+#include "compress/kernels/gemm_s8/gemm_s8_entries.h"
 #include "compress/kernels/gemm_s8/saturation.h"
 #include "compress/kernels/s8_finish.h"
 
@@ -17,10 +17,10 @@ constexpr int64_t kParallelWork = 1 << 21;
 constexpr int64_t kRowsOfReading = 2;
 
 // Pairs of bytes take 0.87 of the time of 16-bit values where K is long. Rows have to be arranged
-// for them, which many columns repay, and units that are multiplied twice cost what they gain.
-constexpr int64_t kPairsLeastK = 64;
-constexpr int64_t kPairsLeastN = 40;
-constexpr int64_t kPairsMostPercent = 110;
+// for them, which many columns repay.
+constexpr int64_t kEntriesLeastK = 64;
+constexpr int64_t kEntriesLeastN = 40;
+constexpr int64_t kEntriesMostK = 4 * 65535;  // an index has 16 bits
 
 int32_t weight_at(const GemmS8Weights& w, int64_t k, int64_t n) {
   const int64_t at = w.transposed ? n * w.ld + k : k * w.ld + n;
@@ -48,8 +48,8 @@ const GemmS8Kernel& best_gemm_s8() noexcept {
 
 size_t PackedGemmS8::bytes() const {
   const int64_t tables = padded_n() * (b_zero ? 8 : 4);
-  const int64_t values =
-      starts ? entries * (kS8EntryBytes + 2) : padded_n() / kS8PanelColumns * panel_bytes();
+  const int64_t values = starts ? entries * (4 * kernel->entry_columns + 2)
+                                : padded_n() / kS8PanelColumns * panel_bytes();
   return static_cast<size_t>(values + tables);
 }
 
@@ -85,20 +85,26 @@ PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights, const GemmS8Kernel& kern
     }
   }
   if (!any_zero_point) packed.b_zero.reset();
-  if (kernel.arrange != nullptr) gemm_s8_detail::make_pairs(packed);
+  if (kernel.in_pairs) {
+    gemm_s8_detail::make_pairs(packed);
+  } else if (kernel.entry_columns != 0) {
+    gemm_s8_detail::leave_out_zeros(packed);
+  }
   return packed;
 }
 
-bool prefers_pairs(int64_t rows) noexcept { return rows >= kS8TileRows; }
+bool prefers_entries(int64_t rows) noexcept { return rows >= kS8TileRows; }
 
 PackedGemmS8 pack_gemm_s8_for(const GemmS8Weights& weights, int64_t rows) {
   if (simulates_saturation() && weights.is_signed) return pack_gemm_s8(weights, kGemmS8Saturating);
   const GemmS8Kernel& best = best_gemm_s8();
-  const bool large = weights.k >= kPairsLeastK && weights.n >= kPairsLeastN;
-  if (best.pairs != nullptr && prefers_pairs(rows) && large) {
-    PackedGemmS8 packed = pack_gemm_s8(weights, *best.pairs);
-    const int64_t dense = packed.groups() * divide_up(weights.n, int64_t{8});
-    if (packed.entries * 100 <= dense * kPairsMostPercent) return packed;
+  const GemmS8Kernel* of_entries = best.of_entries;
+  const bool large =
+      weights.k >= kEntriesLeastK && weights.k <= kEntriesMostK && weights.n >= kEntriesLeastN;
+  if (of_entries != nullptr && prefers_entries(rows) && large) {
+    PackedGemmS8 packed = pack_gemm_s8(weights, *of_entries);
+    const int64_t units = packed.groups() * divide_up(weights.n, of_entries->entry_columns);
+    if (packed.entries * 100 <= units * of_entries->most_percent) return packed;
   }
   return pack_gemm_s8(weights, best);
 }

@@ -38,11 +38,11 @@ struct PackedGemmS8 {
   AlignedArray<int8_t> panels;
   AlignedArray<int32_t> column_sum;  // sum of (b - zero point), padded to panels
   AlignedArray<int32_t> b_zero;      // padded to panels; null where every zero point is 0
-  // Kernels with arrange() alone; panels then holds entries (gemm_s8_pairs.cpp).
+  // Kernels of entries alone; panels then holds those.
   AlignedArray<uint16_t> index;
   AlignedArray<int32_t> starts;
   int64_t entries = 0;
-  int copies = 0;
+  int copies = 0;  // of rows in tiles
 
   int64_t padded_n() const { return round_up(n, kS8PanelColumns); }
   int64_t groups() const { return divide_up(k, kernel->k_group); }
@@ -54,9 +54,9 @@ PackedGemmS8 pack_gemm_s8(const GemmS8Weights& weights,
                           const GemmS8Kernel& kernel = best_gemm_s8());
 
 // For products of that many rows: where the weights suit it, with best_gemm_s8()'s faster variant
-// for such weights. Depends on `rows` by prefers_pairs() alone.
+// for such weights. Depends on `rows` by prefers_entries() alone.
 PackedGemmS8 pack_gemm_s8_for(const GemmS8Weights& weights, int64_t rows);
-bool prefers_pairs(int64_t rows) noexcept;
+bool prefers_entries(int64_t rows) noexcept;
 
 struct GemmS8Args {
   int64_t m = 0;

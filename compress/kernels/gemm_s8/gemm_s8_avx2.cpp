@@ -291,6 +291,6 @@ void block(const GemmS8Block& p) noexcept {
 }  // namespace
 
 const GemmS8Kernel kGemmS8Avx2 = {"gemm_s8_6x16_avx2", Isa::avx2, 2, 2, pack_rows, block,
-                                  &kGemmS8PairsAvx2,   nullptr};
+                                  &kGemmS8PairsAvx2};
 
 }  // namespace compress::kernels

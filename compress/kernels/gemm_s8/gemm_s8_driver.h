@@ -7,7 +7,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/kernels/gemm_s8/gemm_s8.h"
-#include "compress/kernels/gemm_s8/gemm_s8_pairs.h"
+#include "compress/kernels/gemm_s8/gemm_s8_entries.h"
 
 namespace compress::kernels::gemm_s8_detail {
 
@@ -80,7 +80,7 @@ void run(const PackedGemmS8& weights, const Plan& plan, int64_t m, const S8Epilo
     block.a = arranged ? tiles : packed;
     block.a_stride = arranged ? plan.tile_bytes : plan.row_bytes;
     if (arranged) {
-      block.starts += 2 * panel_begin;
+      block.starts += column / weights.kernel->entry_columns;
     } else {
       block.b += panel_begin * block.panel_bytes;
     }

@@ -31,11 +31,11 @@ struct GemmS8Block {
   S8Finish finish;         // from the first column
   void* out;
   int64_t ldc;  // elements of the output between rows
-  // Kernels with arrange() alone: rows lie in tiles, `a_stride` bytes apart, and weights in
-  // entries, as described there.
+  // Kernels of entries alone: `b` has them one behind the other, and rows lie in tiles, `a_stride`
+  // bytes apart.
   int64_t tile_rows;
   const uint16_t* index;  // one an entry
-  const int32_t* starts;  // the first entry of each eight columns, and one more
+  const int32_t* starts;  // the first entry of each entry_columns columns, and one more
 };
 
 // Rows of A to pack: `length` values each, xor `flip`, and nothing beyond. What pads K to groups
@@ -51,8 +51,7 @@ struct GemmS8Rows {
   int32_t* sums;  // null, or one a row, to which the packed values are added
 };
 
-inline constexpr int64_t kS8TileRows = 12;    // places in a tile of rows
-inline constexpr int64_t kS8EntryBytes = 32;  // eight columns of four weights
+inline constexpr int64_t kS8TileRows = 12;  // places in a tile of rows
 
 // Packed rows (u8) to put into tiles of `tile_rows` rows, an even number up to kS8TileRows. A tile
 // is [copy][unit][place][4]: four consecutive values of K of each row side by side, units of K
@@ -76,10 +75,15 @@ struct GemmS8Kernel {
   int64_t a_bytes;  // bytes of a packed value of A
   void (*pack_rows)(const GemmS8Rows& rows) noexcept;
   void (*block)(const GemmS8Block& block) noexcept;
-  // Null, or a faster kernel for weights that suit it (gemm_s8_pairs.cpp).
-  const GemmS8Kernel* pairs;
-  // Of such a kernel: rows have to be arranged in tiles.
-  void (*arrange)(const GemmS8Tiles& tiles) noexcept;
+  // Null, or a kernel of entries, faster for weights that suit it.
+  const GemmS8Kernel* of_entries = nullptr;
+  // Of a kernel of entries: four weights of so many columns are one, and those of zeros are left
+  // out (gemm_s8_entries.h). 0: weights lie in panels.
+  int64_t entry_columns = 0;
+  int64_t most_percent = 0;  // entries for 100 units of weights up to which it is the faster one
+  bool in_pairs = false;     // entries are such that products can be added in pairs of 16 bits
+  // Of a kernel of entries: puts rows into tiles.
+  void (*arrange)(const GemmS8Tiles& tiles) noexcept = nullptr;
 };
 
 extern const GemmS8Kernel kGemmS8Ref;
@@ -87,5 +91,6 @@ extern const GemmS8Kernel kGemmS8Saturating;  // not exact: saturation.h
 extern const GemmS8Kernel kGemmS8Avx2;
 extern const GemmS8Kernel kGemmS8PairsAvx2;
 extern const GemmS8Kernel kGemmS8Avx512Vnni;
+extern const GemmS8Kernel kGemmS8SparseAvx512Vnni;
 
 }  // namespace compress::kernels

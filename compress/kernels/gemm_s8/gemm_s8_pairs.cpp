@@ -7,7 +7,7 @@
 // once. Activations lie there once for each way, with their bytes exchanged. A unit that none of
 // them serves is multiplied twice, by halves of its weights. Units without weights are left out,
 // which makes sparse weights cheap.
-#include "compress/kernels/gemm_s8/gemm_s8_pairs.h"
+#include "compress/kernels/gemm_s8/gemm_s8_entries.h"
 
 #include <cstring>
 #include <vector>
@@ -26,7 +26,6 @@ constexpr int64_t kRare = 32;
 struct Unit {
   int8_t weights[kColumns][kUnit];
 };
-static_assert(sizeof(Unit) == kS8EntryBytes);
 
 bool fits(int8_t a, int8_t b) {
   const int positive = (a > 0 ? a : 0) + (b > 0 ? b : 0);
@@ -105,7 +104,7 @@ void make_pairs(PackedGemmS8& packed) {
   starts.push_back(static_cast<int32_t>(index.size()));
   packed.copies = copies;
   packed.entries = static_cast<int64_t>(entries.size());
-  packed.panels = make_aligned<int8_t>(packed.entries * kS8EntryBytes);
+  packed.panels = make_aligned<int8_t>(packed.entries * static_cast<int64_t>(sizeof(Unit)));
   packed.index = make_aligned<uint16_t>(packed.entries);
   packed.starts = make_aligned<int32_t>(static_cast<int64_t>(starts.size()));
   if (!entries.empty()) {

@@ -11,6 +11,9 @@ namespace {
 
 constexpr int64_t kUnitBytes = 4 * kS8TileRows;
 constexpr int64_t kColumns = 8;
+constexpr int64_t kEntryBytes = 4 * kColumns;
+// Units that are multiplied twice cost what pairs gain.
+constexpr int64_t kMostPercent = 110;
 
 // --- Rows ----------------------------------------------------------------------------------------
 
@@ -259,9 +262,9 @@ void tile(const GemmS8Block& p, const uint8_t* rows, int64_t begin, int64_t end,
   __m256i acc0 = offset, acc1 = offset, acc2 = offset, acc3 = offset, acc4 = offset, acc5 = offset;
   __m256i acc6 = offset, acc7 = offset, acc8 = offset, acc9 = offset, acc10 = offset;
   __m256i acc11 = offset;
-  const int8_t* b = p.b + begin * kS8EntryBytes;
+  const int8_t* b = p.b + begin * kEntryBytes;
 #pragma GCC unroll 2
-  for (int64_t entry = begin; entry < end; ++entry, b += kS8EntryBytes) {
+  for (int64_t entry = begin; entry < end; ++entry, b += kEntryBytes) {
     const uint8_t* a = rows + int64_t{p.index[entry]} * kUnitBytes;
     const __m256i weights = _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
     COMPRESS_ROW(0)
@@ -360,6 +363,7 @@ void block(const GemmS8Block& p) noexcept {
 }  // namespace
 
 const GemmS8Kernel kGemmS8PairsAvx2 = {"gemm_s8_12x8_avx2", Isa::avx2, 4,       1,
-                                       pack_rows,           block,     nullptr, arrange};
+                                       pack_rows,           block,     nullptr, kColumns,
+                                       kMostPercent,        true,      arrange};
 
 }  // namespace compress::kernels

@@ -88,8 +88,8 @@ void block_of_pairs(const GemmS8Block& p) noexcept {
 
 }  // namespace
 
-const GemmS8Kernel kGemmS8Saturating = {"gemm_s8_saturating", Isa::ref, 2,      1, pack_rows,
-                                        block_of_pairs,       nullptr,  nullptr};
-const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block, nullptr, nullptr};
+const GemmS8Kernel kGemmS8Saturating = {"gemm_s8_saturating", Isa::ref, 2, 1, pack_rows,
+                                        block_of_pairs};
+const GemmS8Kernel kGemmS8Ref = {"gemm_s8_ref", Isa::ref, 1, 1, pack_rows, block};
 
 }  // namespace compress::kernels

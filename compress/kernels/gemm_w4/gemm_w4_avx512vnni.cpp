@@ -1,52 +1,80 @@
 // Block-quantized weights times int8 activations: weights are the unsigned operand of vpdpbusd.
 #include "compress/kernels/gemm_w4/gemm_w4_kernel.h"
+#include "compress/kernels/simd/row_pointers.h"
 #include "compress/kernels/simd/simd512.h"
 
 namespace compress::kernels {
 namespace {
 
-constexpr int64_t kRows = 8;
+constexpr int kRows = 8;
 
+// Minus the zero points of a block, in the low halves of lanes. The sum of a block of activations
+// fits 16 bits (256 times 127), so that dot_s16 multiplies the two, whatever its high half is.
+I512 negative_zeros(const GemmW4Panel& p, int64_t block) noexcept {
+  const I512 zero =
+      p.zero_points ? load_u8_as_i32(p.zero_points + block * kW4Columns) : set_i32(p.default_zero);
+  return and_i32(sub_i32(zero_i32(), zero), set_i32(0xffff));
+}
+
+// Few rows have too few chains of dependent sums to hide their latency: each gets several.
 template <int kCount, int kBits>
 void tile(const GemmW4Panel& p, const GemmW4Int8Rows& rows, int64_t row) noexcept {
+  constexpr int kChains = kCount >= 8 ? 1 : kCount >= 4 ? 2 : 4;
+  constexpr int kStep = 32 / kBits;  // of k, a load
   const I512 mask = set_i32(0x0f0f0f0f);
   F512 acc[kCount];
 #pragma GCC unroll 8
   for (int r = 0; r < kCount; ++r) acc[r] = set_f32(0.0f);
-  const uint8_t* a = reinterpret_cast<const uint8_t*>(rows.values + row * rows.stride);
+  RowPointers<uint8_t, kCount> a(reinterpret_cast<const uint8_t*>(rows.values + row * rows.stride),
+                                 rows.stride);
+  RowPointers<int32_t, kCount> sums(rows.sum + row * p.blocks, p.blocks);
+  RowPointers<float, kCount> row_scales(rows.scale + row * p.blocks, p.blocks);
   const uint8_t* b = p.weights;
   for (int64_t block = 0; block < p.blocks; ++block) {
-    I512 dots[kCount];
+    const I512 zeros = negative_zeros(p, block);
+    I512 dots[kCount][kChains];
 #pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) dots[r] = zero_i32();
-    for (int64_t k = 0; k < p.block_size; k += 32 / kBits) {
-      const I512 bytes = load_512(b);
+    for (int r = 0; r < kCount; ++r) {
+      dots[r][0] = dot_s16(zeros, set_i32(*sums[r]));
+#pragma GCC unroll 4
+      for (int chain = 1; chain < kChains; ++chain) dots[r][chain] = zero_i32();
+    }
+    const auto add = [&]<int kAt>() __attribute__((always_inline)) {
+      const I512 bytes = load_512(b + kAt * 64);
       if constexpr (kBits == 8) {
 #pragma GCC unroll 8
         for (int r = 0; r < kCount; ++r) {
-          dots[r] = dot_u8s8(dots[r], bytes, broadcast_bytes4(a + r * rows.stride));
+          I512& sum = dots[r][kAt % kChains];
+          sum = dot_u8s8(sum, bytes, a[r] + kAt * kStep);
         }
       } else {
         const I512 first = and_i32(bytes, mask);
         const I512 second = and_i32(shift_right_u16<4>(bytes), mask);
 #pragma GCC unroll 8
         for (int r = 0; r < kCount; ++r) {
-          dots[r] = dot_u8s8(dots[r], first, broadcast_bytes4(a + r * rows.stride));
-          dots[r] = dot_u8s8(dots[r], second, broadcast_bytes4(a + r * rows.stride + 4));
+          I512& even = dots[r][2 * kAt % kChains];
+          even = dot_u8s8(even, first, a[r] + kAt * kStep);
+          I512& odd = dots[r][(2 * kAt + 1) % kChains];
+          odd = dot_u8s8(odd, second, a[r] + kAt * kStep + 4);
         }
       }
-      a += 32 / kBits;
-      b += 64;
+    };
+    for (int64_t k = 0; k < p.block_size; k += 2 * kStep) {
+      add.template operator()<0>();
+      add.template operator()<1>();
+      a.advance(2 * kStep);
+      b += 128;
     }
     const F512 scale = load_f32(p.scales + block * kW4Columns);
-    const I512 zero = p.zero_points ? load_u8_as_i32(p.zero_points + block * kW4Columns)
-                                    : set_i32(p.default_zero);
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r) {
-      const int64_t at = (row + r) * p.blocks + block;
-      const I512 dot = sub_i32(dots[r], mul_i32(zero, set_i32(rows.sum[at])));
-      acc[r] = add_f32(acc[r], mul_f32(to_f32(dot), mul_f32(set_f32(rows.scale[at]), scale)));
+      I512 dot = dots[r][0];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < kChains; ++chain) dot = add_i32(dot, dots[r][chain]);
+      acc[r] = add_f32(acc[r], mul_f32(to_f32(dot), mul_f32(set_f32(*row_scales[r]), scale)));
     }
+    sums.advance(1);
+    row_scales.advance(1);
   }
   const uint16_t lanes = first_lanes(p.columns);
 #pragma GCC unroll 8
