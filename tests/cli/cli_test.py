@@ -273,9 +273,9 @@ class Outputs(Case):
     def test_signals_leave_nothing(self):
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             process = subprocess.Popen(
-                [COMPRESS, "verify", F / "conv.onnx", F / "conv.onnx", "--data", F / "test.npz",
-                 "--report", "r.json"], cwd=self.dir, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL)
+                [COMPRESS, "train", F / "conv.onnx", "-o", "y.onnx", "--data", F / "test.npz", "--epochs",
+                 "100000", "--patience", "0", "--report", "r.json"], cwd=self.dir,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(0.7)
             process.send_signal(number)
             self.assertEqual(process.wait(10), code)
@@ -914,7 +914,8 @@ class Devices(Case):
         self.assertEqual([row["device"] for row in report["speed"]], ["cpu", "cuda (emulated)"])
         row = report["devices"][0]
         self.assertGreater(row["nodes_on_device"], 0)
-        self.assertGreater(row["against_cpu"]["sqnr"], 100)
+        sqnr = row["against_cpu"]["sqnr"]
+        self.assertTrue(sqnr is None or sqnr > 100, sqnr)  # null: infinite, the same bits
         self.assertEqual(row["accuracy"]["top1"]["cpu"], row["accuracy"]["top1"]["device"])
 
     @unittest.skipUnless(EMULATED["COMPRESS_CUDA_LIBRARY"], "skipped: no emulated device was built")
