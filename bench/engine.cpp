@@ -21,6 +21,7 @@
 #include <fstream>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "compress/core/parallel.h"
@@ -207,6 +208,12 @@ struct Ratios {
   double median = 0, least = 0;
 };
 
+// Both engines wait as they do by default: threads spin for a while when a run has ended. They are
+// asleep before the other engine has its turn, which begins with a run that wakes its own.
+void settle(const Settings& settings) {
+  if (settings.threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+}
+
 Ratios compare(const fs::path& path, const Settings& settings) {
   const std::string name = path.stem().string();
   const compress::Model model = compress::read_onnx(path.string());
@@ -226,10 +233,14 @@ Ratios compare(const fs::path& path, const Settings& settings) {
   std::vector<double> theirs;
   const auto end = Clock::now() + std::chrono::duration<double>(settings.seconds);
   for (int run = 0; Clock::now() < end || run < 8; ++run) {
+    settle(settings);
+    if (settings.threads > 1) session.run_discarding(feed);
     const auto start = Clock::now();
     session.run_discarding(feed);
     const double milliseconds =
         std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    settle(settings);
+    if (settings.threads > 1) peer.write_line(), peer.read_line();
     peer.write_line();
     const double peer_milliseconds = std::atof(peer.read_line().c_str()) * 1e-6;
     if (run < 3) continue;  // warm-up
