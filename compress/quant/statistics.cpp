@@ -192,7 +192,7 @@ struct Channels {
 void add_channel_absmax(const TensorView& values, int axis, std::vector<float>& absmax) {
   const Channels view(values.shape, axis);
   view.resize(absmax);
-  const auto [outer, channels, inner] = view;
+  const int64_t outer = view.outer, channels = view.channels, inner = view.inner;
   const float* data = values.as<const float>();
   const auto bits_of = [](float x) {
     const int32_t bits = magnitude_bits(x);

@@ -1,5 +1,9 @@
 #include "compress/verify/explain.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -286,8 +290,10 @@ class Why {
 
 bool has_vnni() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512vnni") || __builtin_cpu_supports("avxvnni");
+  // AVX-512 VNNI and AVX-VNNI; clang 14 has no name for the second one.
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 11)) != 0) return true;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
 #else
   return true;
 #endif
