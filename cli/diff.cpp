@@ -42,7 +42,7 @@ std::string to_text(const GraphDiff& diff, const ModelSummary& a, const ModelSum
                   static_cast<double>(b.bytes) / static_cast<double>(a.bytes));
   out += fmt::format("nodes     {} -> {}\n", a.nodes, b.nodes);
   if (a.opset != b.opset) out += fmt::format("opset     {} -> {}\n", a.opset, b.opset);
-  out += fmt::format("sparsity  {:.1f} % -> {:.1f} %\n", 100 * a.sparsity, 100 * b.sparsity);
+  out += fmt::format("sparsity  {:.1f} % -> {:.1f} %\n", 100 * *a.sparsity, 100 * *b.sparsity);
   if (diff.empty()) return out + "no difference in the graph\n";
   std::vector<std::string> operators;
   for (const auto& [op, counts] : diff.operators) {
@@ -74,9 +74,12 @@ std::string to_text(const GraphDiff& diff, const ModelSummary& a, const ModelSum
 }
 
 Json to_json(const GraphDiff& diff, const ModelSummary& a, const ModelSummary& b) {
-  Json json = {{"schema", "compress.diff/1"},          {"bytes", {a.bytes, b.bytes}},
-               {"nodes", {a.nodes, b.nodes}},          {"opset", {a.opset, b.opset}},
-               {"sparsity", {a.sparsity, b.sparsity}}, {"interface", diff.interface},
+  Json json = {{"schema", "compress.diff/1"},
+               {"bytes", {a.bytes, b.bytes}},
+               {"nodes", {a.nodes, b.nodes}},
+               {"opset", {a.opset, b.opset}},
+               {"sparsity", {*a.sparsity, *b.sparsity}},
+               {"interface", diff.interface},
                {"operators", Json::object()}};
   for (const auto& [op, counts] : diff.operators) json["operators"][op] = counts;
   const auto nodes = [&](const char* key, const std::vector<GraphDiff::NodeRow>& rows) {

@@ -278,7 +278,7 @@ Json describe(const Model& model, const std::string& path, bool tensors) {
     json["by_dtype"].push_back({{"dtype", dtype}, {"elements", row.first}, {"bytes", row.second}});
   }
   json["dead_bytes"] = constants.dead_bytes;
-  json["sparsity"] = summary.sparsity;
+  json["sparsity"] = *summary.sparsity;
   json["weights"] = weights_json(model, tensors);
   json["could_be"] = opportunities(model);
   for (const auto& [key, value] : model.metadata) {

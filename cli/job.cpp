@@ -199,6 +199,7 @@ class JobRun {
     options.stop_after = flags_.stop_after;
     options.dump_after = flags_.dump_after;
     options.lift_opset = convert_opset;
+    options.sizes_only = flags_.dry_run;
     if (flags_.verbose || !flags_.dump_after.empty()) {
       const bool verbose = flags_.verbose;
       options.log = [verbose](std::string_view line) {
@@ -373,7 +374,7 @@ class JobRun {
 
   int finish_dry(const Model& model) {
     report_.candidate = summarize(model, flags_.output);
-    report_.candidate->bytes = serialize_onnx(model).size();
+    report_.candidate->bytes = serialized_bytes(model);
     report_.notes.push_back("dry run: nothing was written");
     if (!changed_) report_.notes.push_back("nothing " + participle(steps_));
     return end();

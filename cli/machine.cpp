@@ -12,6 +12,7 @@
 #include "compress/core/parallel.h"
 #include "compress/error.h"
 #include "compress/kernels/isa.h"
+#include "formats/onnx.h"
 #include "passes/weights.h"
 
 namespace compress {
@@ -72,15 +73,28 @@ MachineInfo machine_info() {
 
 int64_t parameter_count(const Model& model) { return parameters_of(model.graph); }
 
-double weight_sparsity(const Model& model) {
+namespace {
+
+struct ZeroCount {
+  int64_t weights = 0;
+  int64_t zeros = 0;
+  double zero_bytes = 0;
+  bool all_read = true;  // false: some are deferred, and not counted
+};
+
+ZeroCount count_zeros(const Model& model) {
   Model copy = model;  // find_weights hands out graphs that may be edited
   adopt_constant_nodes(copy.graph);
   std::set<std::pair<const Graph*, ValueId>> seen;
-  int64_t total = 0, zeros = 0;
+  ZeroCount out;
   for (const WeightRead& read : find_weights(copy, false)) {
     if (!seen.emplace(read.home, read.value).second) continue;
     const Tensor& weights = read.home->value(read.value).constant;
     if (!is_float(weights.dtype()) && !is_integer(weights.dtype())) continue;
+    if (weights.is_deferred()) {
+      out.all_read = false;
+      continue;
+    }
     // Quantized weights are symmetric where this program made them: zero is stored as 0.
     double zero = 0;
     if (read.dequantize != kNoNode) {
@@ -88,15 +102,31 @@ double weight_sparsity(const Model& model) {
       const Tensor* point = node.inputs.size() > 2 ? read.graph->constant_input(node, 2) : nullptr;
       if (point != nullptr && point->count() == 1) zero = static_cast<double>(point->to_int());
     }
-    total += weights.count();
     const Tensor floats =
         weights.dtype() == DType::float32 ? weights : convert(weights, DType::float32);
     const TensorData data = floats.read();
     const auto wanted = static_cast<float>(zero);
+    int64_t zeros = 0;
     for (const float x : data.as<float>()) zeros += x == wanted;
     drop_mapped_pages(data.bytes());
+    out.weights += weights.count();
+    out.zeros += zeros;
+    out.zero_bytes += static_cast<double>(zeros) * info(weights.dtype()).bits / 8;
   }
-  return total == 0 ? 0 : static_cast<double>(zeros) / static_cast<double>(total);
+  return out;
+}
+
+}  // namespace
+
+std::optional<double> weight_sparsity(const Model& model) {
+  const ZeroCount count = count_zeros(model);
+  if (!count.all_read) return {};
+  if (count.weights == 0) return 0;
+  return static_cast<double>(count.zeros) / static_cast<double>(count.weights);
+}
+
+uint64_t bytes_without_zeros(const Model& model) {
+  return serialized_bytes(model) - static_cast<uint64_t>(count_zeros(model).zero_bytes);
 }
 
 ModelSummary summarize(const Model& model, const std::string& path) {

@@ -39,6 +39,8 @@ uint64_t write_onnx(const Model& model, const std::string& path, const WriteOpti
 
 // The model file's bytes without external data, for tests.
 std::string serialize_onnx(const Model& model);
+// How many those are; tensors are not read.
+uint64_t serialized_bytes(const Model& model);
 
 // Lifts the default domain to `opset` with ONNX's version converter. Fails (unsupported) with the
 // converter's reason. Weights are not copied through protobuf.

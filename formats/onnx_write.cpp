@@ -82,6 +82,11 @@ std::string serialize_onnx(const Model& model) {
   return out;
 }
 
+uint64_t serialized_bytes(const Model& model) {
+  PayloadPlan plan;
+  return model_rope(model, "", plan).size();
+}
+
 namespace {
 
 bool is_empty_constant(const Graph& graph, ValueId id) {

@@ -14,8 +14,12 @@ Json spelled(double value) {
 }
 
 Json model_json(const ModelSummary& model) {
-  return {{"path", model.path},   {"bytes", model.bytes}, {"parameters", model.parameters},
-          {"nodes", model.nodes}, {"opset", model.opset}, {"sparsity", model.sparsity}};
+  return {{"path", model.path},
+          {"bytes", model.bytes},
+          {"parameters", model.parameters},
+          {"nodes", model.nodes},
+          {"opset", model.opset},
+          {"sparsity", model.sparsity ? Json(*model.sparsity) : Json(nullptr)}};
 }
 
 Json timing_json(const Timing& timing) {

@@ -34,7 +34,8 @@ struct ModelSummary {
   int64_t parameters = 0;
   int64_t nodes = 0;
   int opset = 0;
-  double sparsity = 0;  // zeros among the weights
+  // Zeros among the weights; none where they were never computed (--dry-run).
+  std::optional<double> sparsity = 0;
 };
 
 struct PassSummary {

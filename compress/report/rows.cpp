@@ -31,9 +31,9 @@ void add_models(const Report& report, std::vector<Line>& lines) {
                    times(static_cast<double>(a.bytes), static_cast<double>(b.bytes))});
   lines.push_back({"parameters", count(a.parameters), count(b.parameters), ""});
   lines.push_back({"nodes", count(a.nodes), count(b.nodes), ""});
-  if (a.sparsity >= 5e-4 || b.sparsity >= 5e-4) {
-    lines.push_back({"weights that are zero", fmt::format("{:.1f} %", 100 * a.sparsity),
-                     fmt::format("{:.1f} %", 100 * b.sparsity), ""});
+  if (a.sparsity && b.sparsity && std::max(*a.sparsity, *b.sparsity) >= 5e-4) {
+    lines.push_back({"weights that are zero", fmt::format("{:.1f} %", 100 * *a.sparsity),
+                     fmt::format("{:.1f} %", 100 * *b.sparsity), ""});
   }
 }
 
