@@ -14,6 +14,7 @@
 #include "cli/batch_plan.h"
 #include "cli/command.h"
 #include "cli/machine.h"
+#include "cli/progress.h"
 #include "cli/verification.h"
 #include "cli/workers.h"
 #include "compress/error.h"
@@ -75,11 +76,13 @@ class Batch {
       : command_(command),
         jobs_(plan_batch(command.request)),
         memory_(command.memory.empty() ? 0 : memory_bytes()),
+        progress_(!command.flags.quiet),
         start_(std::chrono::steady_clock::now()) {}
 
   int run() {
     if (command_.flags.dry_run) return list();
     const BatchRequest& request = command_.request;
+    progress_.stage("batch");
     BatchManifest manifest(
         request.folder, request.shards == 1
                             ? "manifest.json"
@@ -111,7 +114,9 @@ class Batch {
         finish(std::move(row));
       }
       watch_memory(workers, waiting);
+      show(waiting.size());
     }
+    progress_.clear();
     return end();
   }
 
@@ -223,7 +228,19 @@ class Batch {
     finish(std::move(row));
   }
 
+  // What runs now, on a terminal.
+  void show(size_t waiting) {
+    std::string note;
+    for (const size_t job : running_) {
+      note += (note.empty() ? "" : ", ") + fs::path(jobs_[job].output).filename().string();
+    }
+    if (waiting > 0) note += fmt::format("; {} waiting", waiting);
+    progress_.update(static_cast<int64_t>(summary_.rows.size()), static_cast<int64_t>(jobs_.size()),
+                     printable(note));
+  }
+
   void finish(BatchRow row) {
+    progress_.clear();
     summary_.rows.push_back(std::move(row));
     const BatchRow& last = summary_.rows.back();
     if (command_.flags.quiet) return;
@@ -263,6 +280,7 @@ class Batch {
   const Command& command_;
   std::vector<BatchJob> jobs_;
   uint64_t memory_;  // 0: no budget
+  Progress progress_;
   std::chrono::steady_clock::time_point start_;
   std::set<size_t> running_;
   std::set<size_t> alone_;  // broke the budget beside others

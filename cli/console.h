@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <string_view>
 
 namespace compress {
@@ -13,6 +14,11 @@ struct Console {
 
 // Empty members stand for the streams. Not while a command runs.
 void set_console(Console console);
+
+// The text in a colour where the stream is a terminal that takes one (NO_COLOR unset or empty, TERM
+// not "dumb"), else as it is.
+enum class Colour { red, green, yellow };
+std::string coloured(std::string_view text, Colour colour, int stream);
 
 // Results; fails (io) where standard output cannot be written.
 void print(std::string_view text);

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <new>
 
+#include "cli/console.h"
 #include "cli/program.h"
 #include "cli/ranks.h"
 #include "compress/core/parallel.h"
@@ -30,7 +31,8 @@ void handle_signals() {
 // Exactly one line, whatever a message holds.
 int say_error(std::string_view message, int code) {
   wait_for_first_rank();
-  std::fprintf(stderr, "error: %s\n", printable(message).c_str());
+  std::fprintf(stderr, "%s %s\n", coloured("error:", Colour::red, STDERR_FILENO).c_str(),
+               printable(message).c_str());
   end_other_ranks(code);
   return code;
 }

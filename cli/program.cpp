@@ -65,13 +65,35 @@ void Program::unknown_command(const std::string& name, const std::string& hint) 
   fail(ErrorCode::usage, "unknown command '{}'{}; {}", name, suggestion(name, names), hint);
 }
 
+void Program::check_flags(const CLI::App& command, const std::string& hint) const {
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_group().empty()) continue;
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  const std::vector<std::string_view> names(flags.begin(), flags.end());
+  for (const std::string& word : words_) {
+    const std::string name = word.substr(0, word.find('='));
+    if (!name.starts_with("--") || name == "--" || command.get_option_no_throw(name) != nullptr) {
+      continue;
+    }
+    const std::string_view near = nearest(name, names);
+    fail(ErrorCode::usage, "unknown flag '{}'{}; {}", name,
+         near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near), hint);
+  }
+}
+
 void Program::usage_error(const CLI::ParseError& error) const {
   std::string hint = "see compress --help";
+  const CLI::App* command = nullptr;
   for (const Entry& entry : entries_) {
     if (entry.command->parsed() && !entry.command->get_name().empty()) {
+      command = entry.command;
       hint = "see compress " + entry.command->get_name() + " --help";
     }
   }
+  const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (command != nullptr && extra) check_flags(*command, hint);
   const bool named = !words_.empty() && !words_[0].starts_with('-');
   if (named && app_.get_subcommands().empty()) unknown_command(words_[0], hint);
   fail(ErrorCode::usage, "{}; {}", error.what(), hint);

@@ -32,6 +32,8 @@ class Program {
   void load_plugins();
   void add_plugin_flag(const std::string& command);
   [[noreturn]] void unknown_command(const std::string& name, const std::string& hint) const;
+  // Fails where a word is a flag that the command does not have.
+  void check_flags(const CLI::App& command, const std::string& hint) const;
   [[noreturn]] void usage_error(const CLI::ParseError& error) const;
 
   std::vector<std::string> words_;

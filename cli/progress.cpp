@@ -1,7 +1,10 @@
 #include "cli/progress.h"
 
+#include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 namespace compress {
@@ -18,7 +21,7 @@ void Progress::stage(std::string name) {
   start_ = last_ = Clock::now();
 }
 
-void Progress::update(int64_t done, int64_t total) {
+void Progress::update(int64_t done, int64_t total, const std::string& note) {
   constexpr auto kPatience = std::chrono::seconds(2);
   constexpr auto kInterval = std::chrono::milliseconds(100);
   const auto now = Clock::now();
@@ -28,8 +31,14 @@ void Progress::update(int64_t done, int64_t total) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double left =
       done > 0 ? seconds * static_cast<double>(total - done) / static_cast<double>(done) : 0;
-  std::fprintf(stderr, "\r\033[K%s %lld/%lld, %.0f s left", stage_.c_str(),
-               static_cast<long long>(done), static_cast<long long>(total), left);
+  std::string line = fmt::format("{} {}/{}", stage_, done, total);
+  if (done > 0) line += fmt::format(", {:.0f} s left", left);
+  if (!note.empty()) line += ": " + note;
+  // One line of the terminal, since it is written over.
+  winsize window{};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  line.resize(std::min<size_t>(line.size(), known ? window.ws_col - 1U : 100));
+  std::fprintf(stderr, "\r\033[K%s", line.c_str());
   std::fflush(stderr);
 }
 

@@ -20,7 +20,8 @@ class Progress {
   void stage(std::string name);
   // Another name for the stage that runs.
   void rename(std::string name) { stage_ = std::move(name); }
-  void update(int64_t done, int64_t total);
+  // `note`: what is being done now.
+  void update(int64_t done, int64_t total, const std::string& note = "");
   // update() as a callback; empty where nothing is to be shown.
   std::function<void(int64_t, int64_t)> callback();
   void clear();

@@ -1,8 +1,11 @@
 #include "cli/verification.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <set>
 
+#include "cli/console.h"
 #include "cli/explaining.h"
 #include "cli/generation.h"
 #include "cli/load.h"
@@ -307,6 +310,28 @@ void verify_models(const Model& reference, const Model& candidate, JobData& data
   progress.clear();
 }
 
+namespace {
+
+// What became of gates, on a terminal.
+std::string with_colours(const std::string& table) {
+  std::string out;
+  for (size_t from = 0; from < table.size();) {
+    const size_t to = std::min(table.find('\n', from), table.size() - 1) + 1;
+    std::string line = table.substr(from, to - from);
+    for (const auto& [end, colour] :
+         {std::pair(": passed\n", Colour::green), std::pair(": FAILED\n", Colour::red)}) {
+      if (!line.starts_with("gate: ") || !line.ends_with(end)) continue;
+      const std::string_view word = std::string_view(end).substr(2, 6);
+      line = line.substr(0, line.size() - 7) + coloured(word, colour, STDOUT_FILENO) + "\n";
+    }
+    out += line;
+    from = to;
+  }
+  return out;
+}
+
+}  // namespace
+
 int finish(Report& report, const GateSet& gates, const CommonFlags& flags) {
   report.date = utc_now();
   report.gates =
@@ -320,7 +345,7 @@ int finish(Report& report, const GateSet& gates, const CommonFlags& flags) {
   if (flags.json) {
     print(render(report, "-.json"));
   } else if (!flags.quiet) {
-    print(to_table(report));
+    print(with_colours(to_table(report)));
   }
   const bool unchanged = flags.require_change && report.changed && !*report.changed;
   return report.passed() && !unchanged ? kDone : kGateFailed;

@@ -1,12 +1,15 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <set>
 
 #include "compress/core/interruption.h"
 #include "compress/core/nearest.h"
 #include "compress/error.h"
+#include "compress/ops/op.h"
 #include "passes/bodies.h"
 #include "passes/distill/distill.h"
+#include "passes/overrides.h"
 #include "passes/pass.h"
 #include "passes/select.h"
 #include "passes/types.h"
@@ -58,6 +61,7 @@ class Pipeline {
       const StepDef& def = find_step(step.name);
       const Options options = in_context([&] { return fmt::format("step '{}'", step.name); },
                                          [&] { return Options(def.options, step.options); });
+      check_op_types(options);
       if (def.optimize_first && before != "optimize") {
         const StepDef& optimize = find_step("optimize");
         run_step(optimize, Options(optimize.options, Json::object()));
@@ -68,9 +72,9 @@ class Pipeline {
           options_.training != nullptr ? *options_.training : TrainingAccess();
       if (unquantized) training.unquantized = &*unquantized;
       if (!stopped_) {
-        const std::vector<std::string> unmatched = unmatched_patterns(options);
+        const std::vector<std::string> unmatched = unmatched_patterns(def, options);
         run_step(def, options, options_.training != nullptr ? &training : nullptr);
-        for (const std::string& pattern : unmatched) warn(def, pattern + " matches no node");
+        for (const std::string& text : unmatched) warn(def, text);
       }
       if (stopped_) break;
       before = def.name;
@@ -94,10 +98,45 @@ class Pipeline {
     }
   }
 
-  // Of --include and --exclude: a name that was mistyped would select nothing without a word.
-  std::vector<std::string> unmatched_patterns(const Options& options) const {
-    return options.has("include") ? Selection(options).unmatched(model_.graph)
-                                  : std::vector<std::string>();
+  // Of PATTERN=VALUE, as the row of --override writes it.
+  static std::string_view value_name(const StepDef& step) {
+    for (const OptionDef& row : step.options) {
+      const size_t from = row.help.find('='), to = row.help.find(':');
+      if (row.name == "override" && from < to) return row.help.substr(from + 1, to - from - 1);
+    }
+    return "VALUE";
+  }
+
+  // A name that was mistyped would select nothing without a word.
+  std::vector<std::string> unmatched_patterns(const StepDef& step, const Options& options) const {
+    std::vector<std::string> out;
+    if (options.has("include")) out = Selection(options).unmatched(model_.graph);
+    if (!options.has("override")) return out;
+    for (const OverrideRow& row : read_overrides(options, value_name(step))) {
+      if (matches_any(row, model_.graph)) continue;
+      out.push_back(fmt::format("--override '{}' matches no node{}", row.pattern,
+                                nearest_label(model_.graph, row.pattern)));
+    }
+    return out;
+  }
+
+  // Fails (usage) where --op-types names what is no operator at all.
+  void check_op_types(const Options& options) const {
+    if (!options.has("op-types")) return;
+    std::set<std::string_view> known;
+    for (const auto& family : op_families()) {
+      for (const OpDef& op : family) known.insert(op.name);
+    }
+    for (NodeId id = 0; id < model_.graph.node_slots(); ++id) {
+      if (model_.graph.node(id).alive) known.insert(model_.graph.node(id).op_type);
+    }
+    const std::vector<std::string_view> names(known.begin(), known.end());
+    for (const std::string& name : options.list("op-types")) {
+      if (known.count(name) > 0) continue;
+      const std::string_view near = nearest(name, names);
+      fail(ErrorCode::usage, "--op-types: there is no operator '{}'{}", name,
+           near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near));
+    }
   }
 
   void warn(const StepDef& step, const std::string& text) {

@@ -1,6 +1,7 @@
 #include "passes/select.h"
 
 #include "compress/error.h"
+#include "passes/overrides.h"
 
 namespace compress {
 namespace {
@@ -50,7 +51,9 @@ std::vector<std::string> Selection::unmatched(const Graph& graph) const {
   for (const auto& [flag, patterns] :
        {std::pair("include", &include_), std::pair("exclude", &exclude_)}) {
     for (const Pattern& pattern : *patterns) {
-      if (!found(pattern, graph)) out.push_back(fmt::format("--{} '{}'", flag, pattern.text));
+      if (found(pattern, graph)) continue;
+      out.push_back(fmt::format("--{} '{}' matches no node{}", flag, pattern.text,
+                                nearest_label(graph, pattern.text)));
     }
   }
   return out;

@@ -18,7 +18,7 @@ class Selection {
   // Reads "include", "exclude" and "op-types". Fails (usage) on a bad regular expression.
   explicit Selection(const Options& options);
 
-  // The patterns that match no node of the graph or its bodies, as written: "--exclude 'fc9'".
+  // The patterns that match no node of the graph or its bodies: "--exclude 'fc9' matches no node".
   std::vector<std::string> unmatched(const Graph& graph) const;
   // Why the node is left alone by --include, --exclude or restrict(); "" where it is not.
   std::string refusal(const Node& node) const;

@@ -9,9 +9,6 @@
 namespace compress {
 namespace {
 
-// libstdc++ matches recursively: a hostile name must not exhaust the stack.
-constexpr size_t kMaxLabelLength = 1024;
-
 std::vector<std::string> split(std::string_view text) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {
@@ -87,37 +84,10 @@ Precision parse_precision(std::string_view text) {
   return out;
 }
 
-std::string label_of(const Graph& graph, const Node& node) {
-  if (!node.name.empty()) return node.name;
-  for (const ValueId id : node.outputs) {
-    if (id != kNoValue) return graph.value(id).name;
-  }
-  return "";
-}
-
-std::string exact_pattern(std::string_view label) {
-  std::string out = "^";
-  for (const char c : label) {
-    if (std::string_view("\\^$.|?*+()[]{}").find(c) != std::string_view::npos) out += '\\';
-    out += c;
-  }
-  return out + "$";
-}
-
-Overrides::Overrides(const Options& options) {
-  for (const std::string& text : options.list("override")) {
-    const size_t at = text.rfind('=');
-    if (at == std::string::npos || at == 0) {
-      fail(ErrorCode::usage, "--override '{}': write PATTERN=PRECISION", text);
-    }
-    const std::string pattern = text.substr(0, at);
-    try {
-      rows_.push_back({std::regex(pattern, std::regex::ECMAScript | std::regex::optimize),
-                       parse_precision(text.substr(at + 1))});
-    } catch (const std::regex_error& error) {
-      fail(ErrorCode::usage, "--override '{}' is no regular expression: {}", pattern, error.what());
-    }
-    const Precision& precision = rows_.back().precision;
+Overrides::Overrides(const Options& options) : rows_(read_overrides(options, "PRECISION")) {
+  for (const OverrideRow& row : rows_) {
+    precisions_.push_back(parse_precision(row.value));
+    const Precision& precision = precisions_.back();
     if (precision.mode == QuantMode::none || precision.mode == QuantMode::half) continue;
     const Options checked = options_for(options, precision);
     weight_dtype(checked, precision.mode);
@@ -126,28 +96,24 @@ Overrides::Overrides(const Options& options) {
 }
 
 const Precision* Overrides::find(const Graph& graph, const Node& node) const {
-  if (rows_.empty()) return nullptr;
-  const std::string label = label_of(graph, node).substr(0, kMaxLabelLength);
-  for (const Row& row : rows_) {
-    if (std::regex_search(label, row.regex)) return &row.precision;
-  }
-  return nullptr;
+  const int row = find_override(rows_, graph, node);
+  return row < 0 ? nullptr : &precisions_[static_cast<size_t>(row)];
 }
 
 std::vector<const Precision*> Overrides::kinds() const {
   std::vector<const Precision*> out;
-  for (const Row& row : rows_) {
+  for (const Precision& precision : precisions_) {
     const bool known = std::any_of(out.begin(), out.end(), [&](const Precision* before) {
-      return before->text == row.precision.text;
+      return before->text == precision.text;
     });
-    if (!known) out.push_back(&row.precision);
+    if (!known) out.push_back(&precision);
   }
   return out;
 }
 
 bool Overrides::has(QuantMode mode) const {
-  return std::any_of(rows_.begin(), rows_.end(),
-                     [&](const Row& row) { return row.precision.mode == mode; });
+  return std::any_of(precisions_.begin(), precisions_.end(),
+                     [&](const Precision& precision) { return precision.mode == mode; });
 }
 
 DType half_dtype(const Options& options) {

@@ -2,10 +2,10 @@
 // for what is left in float.
 #pragma once
 
-#include <regex>
 #include <string>
 #include <vector>
 
+#include "passes/overrides.h"
 #include "passes/quantize/quantize.h"
 
 namespace compress {
@@ -24,17 +24,12 @@ struct Precision {
 // block:64", "dynamic/int8". Fails (usage).
 Precision parse_precision(std::string_view text);
 
-// The name by which patterns know a node: its own, or that of its first output.
-std::string label_of(const Graph& graph, const Node& node);
-// A pattern that matches this label alone.
-std::string exact_pattern(std::string_view label);
-
 class Overrides {
  public:
   // Reads "override": PATTERN=PRECISION each. Fails (usage).
   explicit Overrides(const Options& options);
 
-  bool empty() const { return rows_.empty(); }
+  bool empty() const { return precisions_.empty(); }
   // Of the first pattern that matches; null where none does.
   const Precision* find(const Graph& graph, const Node& node) const;
   // The different precisions in the order of their first pattern.
@@ -42,11 +37,8 @@ class Overrides {
   bool has(QuantMode mode) const;
 
  private:
-  struct Row {
-    std::regex regex;
-    Precision precision;
-  };
-  std::vector<Row> rows_;
+  std::vector<OverrideRow> rows_;
+  std::vector<Precision> precisions_;  // one a row
 };
 
 // --mode float16 or bfloat16, else --rest; undefined: what is not quantized stays float32.
