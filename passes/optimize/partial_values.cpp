@@ -11,20 +11,20 @@ constexpr size_t kMaxElements = 64;  // shapes and pads; longer vectors are data
 
 using Values = std::vector<std::optional<int64_t>>;
 
-std::optional<std::vector<int64_t>> known(const std::optional<PartialInts>& ints) {
+std::optional<std::vector<int64_t>> known(const std::optional<ShapeList>& ints) {
   if (!ints || !ints->is_known()) return std::nullopt;
   std::vector<int64_t> out;
   for (const auto& value : ints->values) out.push_back(*value);
   return out;
 }
 
-std::optional<PartialInts> shape_of(const Node& node, const TypeInfo& type) {
+std::optional<ShapeList> shape_of(const Node& node, const TypeInfo& type) {
   if (!type.has_shape) return std::nullopt;
   const int64_t rank = type.shape.rank();
   const auto clamp = [&](int64_t i) { return std::clamp<int64_t>(i < 0 ? i + rank : i, 0, rank); };
   const int64_t start = clamp(node.int_or("start", 0));
   const int64_t end = clamp(node.int_or("end", rank));
-  PartialInts out;
+  ShapeList out;
   for (int64_t i = start; i < end; ++i) {
     const int64_t dim = type.shape[static_cast<int>(i)];
     out.values.push_back(dim >= 0 ? std::optional(dim) : std::nullopt);
@@ -32,11 +32,11 @@ std::optional<PartialInts> shape_of(const Node& node, const TypeInfo& type) {
   return out;
 }
 
-std::optional<PartialInts> gather(const PartialInts& data, const std::vector<int64_t>& indices,
-                                  bool scalar_index) {
+std::optional<ShapeList> gather(const ShapeList& data, const std::vector<int64_t>& indices,
+                                bool scalar_index) {
   if (data.is_scalar) return std::nullopt;
   const int64_t n = static_cast<int64_t>(data.values.size());
-  PartialInts out{data.dtype, scalar_index, {}};
+  ShapeList out{data.dtype, scalar_index, {}};
   for (int64_t index : indices) {
     if (index < 0) index += n;
     if (index < 0 || index >= n) return std::nullopt;
@@ -45,8 +45,7 @@ std::optional<PartialInts> gather(const PartialInts& data, const std::vector<int
   return out;
 }
 
-std::optional<PartialInts> slice(const PartialInts& data, int64_t start, int64_t end,
-                                 int64_t step) {
+std::optional<ShapeList> slice(const ShapeList& data, int64_t start, int64_t end, int64_t step) {
   if (data.is_scalar || step == 0) return std::nullopt;
   const int64_t n = static_cast<int64_t>(data.values.size());
   const int64_t low = step > 0 ? 0 : -1;
@@ -54,7 +53,7 @@ std::optional<PartialInts> slice(const PartialInts& data, int64_t start, int64_t
   const auto clamp = [&](int64_t i) { return std::clamp(i < 0 ? i + n : i, low, high); };
   // An end below -n with a negative step means "through the first element".
   const int64_t stop = end < -n ? low : clamp(end);
-  PartialInts out{data.dtype, false, {}};
+  ShapeList out{data.dtype, false, {}};
   for (int64_t i = clamp(std::max(start, -n)); step > 0 ? i < stop : i > stop; i += step) {
     if (i < 0 || i >= n) break;
     out.values.push_back(data.values[static_cast<size_t>(i)]);
@@ -78,15 +77,14 @@ std::optional<int64_t> arithmetic(std::string_view op, std::optional<int64_t> a,
   return overflow ? std::nullopt : std::optional(out);
 }
 
-std::optional<PartialInts> combine(std::string_view op, const PartialInts& a,
-                                   const PartialInts& b) {
+std::optional<ShapeList> combine(std::string_view op, const ShapeList& a, const ShapeList& b) {
   const size_t n = std::max(a.values.size(), b.values.size());
   if (a.values.empty() || b.values.empty()) return std::nullopt;
   if ((a.values.size() != n && a.values.size() != 1) ||
       (b.values.size() != n && b.values.size() != 1) || a.dtype != b.dtype) {
     return std::nullopt;
   }
-  PartialInts out{a.dtype, a.is_scalar && b.is_scalar, {}};
+  ShapeList out{a.dtype, a.is_scalar && b.is_scalar, {}};
   for (size_t i = 0; i < n; ++i) {
     out.values.push_back(arithmetic(op, a.values[a.values.size() == 1 ? 0 : i],
                                     b.values[b.values.size() == 1 ? 0 : i]));
@@ -96,11 +94,11 @@ std::optional<PartialInts> combine(std::string_view op, const PartialInts& a,
 
 }  // namespace
 
-bool PartialInts::is_known() const {
+bool ShapeList::is_known() const {
   return std::all_of(values.begin(), values.end(), [](const auto& v) { return v.has_value(); });
 }
 
-Tensor PartialInts::tensor() const {
+Tensor ShapeList::tensor() const {
   std::vector<int64_t> ints;
   for (const auto& value : values) ints.push_back(*value);
   const Shape shape = is_scalar ? Shape() : Shape{static_cast<int64_t>(ints.size())};
@@ -108,35 +106,35 @@ Tensor PartialInts::tensor() const {
   return dtype == DType::int64 ? wide : convert(wide, dtype);
 }
 
-std::optional<PartialInts> PartialValues::find(ValueId id) const {
+std::optional<ShapeList> PartialValues::find(ValueId id) const {
   if (id == kNoValue) return std::nullopt;
   if (const auto row = known_.find(id); row != known_.end()) return row->second;
   const Tensor* tensor = constant_of(model_, id);
   if (tensor == nullptr || tensor->shape().rank() > 1) return std::nullopt;
   if (tensor->dtype() != DType::int64 && tensor->dtype() != DType::int32) return std::nullopt;
   if (tensor->count() > static_cast<int64_t>(kMaxElements)) return std::nullopt;
-  PartialInts out{tensor->dtype(), tensor->shape().rank() == 0, {}};
+  ShapeList out{tensor->dtype(), tensor->shape().rank() == 0, {}};
   for (const int64_t value : tensor->to_ints()) out.values.emplace_back(value);
   return out;
 }
 
-std::optional<PartialInts> PartialValues::visit(const Node& node) {
+std::optional<ShapeList> PartialValues::visit(const Node& node) {
   if (!node.domain.empty() || node.outputs.empty() || node.outputs[0] == kNoValue) {
     return std::nullopt;
   }
-  std::optional<PartialInts> out = evaluate(node);
+  std::optional<ShapeList> out = evaluate(node);
   if (out && out->values.size() > kMaxElements) out.reset();
   if (out) known_.insert_or_assign(node.outputs[0], *out);
   return out;
 }
 
-std::optional<PartialInts> PartialValues::evaluate(const Node& node) const {
+std::optional<ShapeList> PartialValues::evaluate(const Node& node) const {
   const std::string& op = node.op_type;
   const ValueId first = operand(node, 0);
   if (first == kNoValue) return std::nullopt;
   if (op == "Shape") return shape_of(node, model_.graph.value(first).type);
   if (op == "Concat") {
-    PartialInts out;
+    ShapeList out;
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const auto part = find(node.inputs[i]);
       if (!part || part->is_scalar || (i > 0 && part->dtype != out.dtype)) return std::nullopt;
@@ -152,7 +150,7 @@ std::optional<PartialInts> PartialValues::evaluate(const Node& node) const {
   if (op == "Cast") {
     const auto to = static_cast<DType>(node.int_or("to", 0));
     if (to != DType::int64 && to != DType::int32) return std::nullopt;
-    PartialInts out = *data;
+    ShapeList out = *data;
     out.dtype = to;
     for (const auto& value : out.values) {
       if (value && to == DType::int32 && *value != static_cast<int32_t>(*value))
@@ -184,7 +182,7 @@ std::optional<PartialInts> PartialValues::evaluate(const Node& node) const {
   if (op == "Unsqueeze" || op == "Squeeze" || op == "Reshape") {
     const TypeInfo& type = model_.graph.value(node.outputs[0]).type;
     if (!type.has_shape || type.shape.rank() > 1) return std::nullopt;
-    PartialInts out = *data;
+    ShapeList out = *data;
     out.is_scalar = type.shape.rank() == 0;
     if (out.is_scalar && out.values.size() != 1) return std::nullopt;
     return out;

@@ -11,7 +11,7 @@
 namespace compress {
 
 // A scalar or a vector of integers, each known or not.
-struct PartialInts {
+struct ShapeList {
   DType dtype = DType::int64;
   bool is_scalar = false;
   std::vector<std::optional<int64_t>> values;
@@ -26,15 +26,15 @@ class PartialValues {
 
   // What the node's first output holds, as far as it can be told. REQUIRES that types are inferred
   // and that the nodes before it were visited.
-  std::optional<PartialInts> visit(const Node& node);
+  std::optional<ShapeList> visit(const Node& node);
   // Of an earlier node, or of a small integer constant.
-  std::optional<PartialInts> find(ValueId id) const;
+  std::optional<ShapeList> find(ValueId id) const;
 
  private:
-  std::optional<PartialInts> evaluate(const Node& node) const;
+  std::optional<ShapeList> evaluate(const Node& node) const;
 
   const Model& model_;
-  std::unordered_map<ValueId, PartialInts> known_;
+  std::unordered_map<ValueId, ShapeList> known_;
 };
 
 }  // namespace compress
