@@ -41,8 +41,9 @@ constexpr PassDef kPasses[] = {
     {"prune_calibrated", "prune",
      "with --method wanda or sparsegpt: zeros by what layers read on calibration data",
      prune_calibrated},
+    {"prune_taylor", "prune", "with --method taylor: zeros by weight times gradient", prune_taylor},
     {"remove_channels", "prune",
-     "with --granularity channel: takes whole channels out, with all that depends on them",
+     "with --granularity channel or head: takes those out, with all that depends on them",
      remove_channels},
     {"distill_model", "distill", "trains the weights on a teacher's outputs, or on labels",
      distill_model},
@@ -87,13 +88,15 @@ const std::array kPruneOptions = {
     OptionDef{"method", OptionType::choice, "magnitude",
               "how weights are ranked; magnitude: by size; on calibration data wanda: by size and "
               "what they multiply; sparsegpt: by what the others cannot make up for, which they "
-              "then do",
-              "magnitude|wanda|sparsegpt"},
+              "then do; taylor: by what their loss would do to the model's loss (labels are used "
+              "where there are some)",
+              "magnitude|wanda|sparsegpt|taylor"},
     OptionDef{
         "granularity", OptionType::text, "element",
         "what goes as one; element: single weights; N:M, as 2:4: N of each M neighbours along "
         "a layer's inputs stay, for sparse kernels; block:RxC: R outputs by C inputs; channel: "
-        "channels and neurons leave the model, which becomes smaller and faster"},
+        "channels and neurons leave the model, which becomes smaller and faster; head: heads of "
+        "attention leave it"},
     OptionDef{"sparsity", OptionType::number, "",
               "share of what --granularity names that goes (default: 0.5; N:M implies it)", "0..1"},
     OptionDef{"scope", OptionType::choice, "layer",
@@ -109,6 +112,10 @@ const std::array kPruneOptions = {
     OptionDef{"op-types", OptionType::list, "",
               "only weights of these operators; Gather adds embedding tables (default: Conv, "
               "ConvTranspose, Gemm, MatMul, LSTM, GRU)"},
+    OptionDef{
+        "override", OptionType::list, "",
+        "PATTERN=SPARSITY: another sparsity for the layers that a regular expression matches, "
+        "the first that does, as 'fc.*=0.8'; 0 leaves them whole"},
 };
 
 const std::array kQuantizeOptions = {

@@ -148,6 +148,11 @@ std::string label_of(const Candidate& candidate) {
   return label(*read.graph, read.graph->node(read.node));
 }
 
+double sparsity_of(const Candidate& candidate, const Sparsities& sparsities) {
+  const WeightRead& read = candidate.reads.front();
+  return sparsities.of(*read.graph, read.graph->node(read.node));
+}
+
 void PruneReport::set(Candidate& candidate, Zeroed zeroed) {
   const int64_t count = candidate.target.tensor.count();
   if (zeroed.changed > 0) candidate.home->set_constant(candidate.value, std::move(zeroed.tensor));

@@ -8,6 +8,7 @@
 #include "passes/pass.h"
 #include "passes/prune/granularity.h"
 #include "passes/prune/magnitude.h"
+#include "passes/prune/sparsities.h"
 #include "passes/select.h"
 #include "passes/weights.h"
 
@@ -33,6 +34,8 @@ Candidates find_candidates(Model& model, const Options& options, bool needs_axes
 
 // "node" of reports: the first reader.
 std::string label_of(const Candidate& candidate);
+// That of its first reader.
+double sparsity_of(const Candidate& candidate, const Sparsities& sparsities);
 
 // Puts tensors into the model and counts what became of them.
 class PruneReport {

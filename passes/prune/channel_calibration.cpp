@@ -3,6 +3,8 @@
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
 #include "passes/recover/activations.h"
 #include "passes/recover/input_gram.h"
@@ -76,6 +78,17 @@ InputGram gram_of(const Model& model, const Reader& reader, const CalibrationSam
   return gram;
 }
 
+// The columns of each unit, in a group: of all inputs that hold it, tap by tap.
+std::map<ChannelUnit, std::vector<Eigen::Index>> columns_of(const Reader& reader,
+                                                            const ChannelUnits& units) {
+  std::map<ChannelUnit, std::vector<Eigen::Index>> out;
+  for (int64_t c = 0; c < reader.columns(); ++c) {
+    const auto input = static_cast<size_t>(c / reader.taps);
+    out[units.find(reader.weights->axis.units[input])].push_back(c);
+  }
+  return out;
+}
+
 // Adds the errors of one reader to the scores.
 void score(const Reader& reader, const std::vector<double>& values, const InputGram& gram,
            bool compensated, const ChannelUnits& units, ChannelScores& scores) {
@@ -93,19 +106,17 @@ void score(const Reader& reader, const std::vector<double>& values, const InputG
       if (factor.info() != Eigen::Success) return;
       inverse = factor.solve(MatrixXd::Identity(h.rows(), h.cols()));
     }
-    for (int64_t input = 0; input < reader.inputs; ++input) {
-      const int64_t from = input * reader.taps;
-      const MatrixXd part = w.middleCols(from, reader.taps);
-      double error = 0;
+    for (const auto& [unit, columns] : columns_of(reader, units)) {
+      const MatrixXd part = w(Eigen::all, columns);
+      const MatrixXd own = (compensated ? std::as_const(inverse) : h)(columns, columns);
       if (compensated) {
-        const MatrixXd block = inverse.block(from, from, reader.taps, reader.taps);
-        error = block.llt().solve(part.transpose()).cwiseProduct(part.transpose()).sum();
+        errors[unit] += own.llt().solve(part.transpose()).cwiseProduct(part.transpose()).sum();
+      } else if (static_cast<int64_t>(columns.size()) == reader.taps) {
+        errors[unit] += (part.colwise().squaredNorm() * own.diagonal()).value();
       } else {
-        for (int64_t t = 0; t < reader.taps; ++t) {
-          error += part.col(t).squaredNorm() * h(from + t, from + t);
-        }
+        // A head is one: what its columns have in common counts.
+        errors[unit] += (part * own).cwiseProduct(part).sum();
       }
-      errors[units.find(reader.weights->axis.units[static_cast<size_t>(input)])] += error;
     }
   }
   if (!(energy > 0)) return;

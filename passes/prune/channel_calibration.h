@@ -6,9 +6,9 @@
 namespace compress {
 
 // The error that the loss of each unit makes in what reads it, as parts of the outputs' energy,
-// summed over the readers. Plain: |w|^2 |x|^2 of its weights and inputs (wanda). Compensated: what
-// is left of it after the other inputs have made up for it as well as they can (Hassibi and Stork
-// 1993, for blocks of weights).
+// summed over the readers. Plain: |w|^2 |x|^2 of its weights and inputs (wanda); of a unit of
+// several inputs (a head), of what they add up to. Compensated: what is left of it after the other
+// inputs have made up for it as well as they can (Hassibi and Stork 1993, for blocks of weights).
 ChannelScores calibrated_scores(const Model& model, const ChannelGraph& channels,
                                 const CalibrationSamples& samples, bool compensated);
 

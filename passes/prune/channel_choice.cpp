@@ -108,8 +108,10 @@ std::vector<bool> choose_channels(const ChannelGraph& channels,
   for (const ChannelGroup& group : groups) {
     orders.push_back(ranked(group, scores));
     const int64_t total = static_cast<int64_t>(group.units.size()) + group.locked;
-    wanted.push_back(budget.together || group.units.empty() ? 0
-                                                            : wanted_zeros(budget.sparsity, total));
+    const double sparsity =
+        budget.of_groups.empty() ? budget.sparsity : budget.of_groups[wanted.size()];
+    const bool decided = budget.together || group.units.empty();
+    wanted.push_back(decided ? 0 : wanted_zeros(sparsity, total));
     if (!group.units.empty()) all += total;
   }
   if (budget.together) {

@@ -26,8 +26,9 @@ ChannelScores magnitude_scores(const Model& model, const ChannelGraph& channels)
 
 struct ChannelBudget {
   double sparsity = 0.5;
-  bool together = false;  // over the whole model; else in each group
-  int64_t multiple = 1;   // of what a group keeps, where it has as many
+  bool together = false;               // over the whole model; else in each group
+  int64_t multiple = 1;                // of what a group keeps, where it has as many
+  std::vector<double> of_groups = {};  // sparsities of their own, instead, one a group
 };
 
 // True by representative: it goes. Of equal scores the first go; every group keeps one.

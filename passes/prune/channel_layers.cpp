@@ -148,9 +148,47 @@ void gemm(ChannelWalk& walk, NodeId id) {
   walk.set(node.outputs[0], 1, made);
 }
 
+// A product of activations leaves its matrices as they are. Axes ahead of them are batches: heads
+// of attention, which go together in both operands, or in one where the other is the same for all.
+void product(ChannelWalk& walk, NodeId id) {
+  const Node& node = walk.graph.node(id);
+  if (!walk.heads) return walk.lock_inputs(id, "a product of activations");
+  const Units* units = nullptr;
+  int from_end = 0, rank = 0;
+  for (size_t slot = 0; slot < 2; ++slot) {
+    const std::optional<Shape> shape = walk.shape(node, slot);
+    if (!shape) return walk.lock_inputs(id, "with an input of unknown rank");
+    rank = std::max(rank, shape->rank());
+    const ChannelAxis* own = walk.channels(node, slot);
+    if (own == nullptr) continue;
+    const int at = shape->rank() - own->axis;
+    if (at <= 2 || own->units.size() == 1) {
+      walk.lock(own->units, "a product of activations reads them within a head");
+      continue;
+    }
+    if (units != nullptr && (at != from_end || units->size() != own->units.size())) {
+      return walk.lock_inputs(id, "along different axes");
+    }
+    units = &own->units;
+    from_end = at;
+  }
+  if (units == nullptr) return;
+  for (size_t slot = 0; slot < 2; ++slot) {
+    const Shape shape = *walk.shape(node, slot);
+    if (shape.rank() < from_end || shape[shape.rank() - from_end] == 1) continue;
+    const ChannelAxis* own = walk.channels(node, slot);
+    if (own == nullptr || shape.rank() - own->axis != from_end) {
+      return walk.lock_inputs(id, "beside what stays");
+    }
+    walk.tie(*units, own->units);
+  }
+  walk.mark_heads(*units);
+  walk.set(node.outputs[0], rank - from_end, *units);
+}
+
 void matmul(ChannelWalk& walk, NodeId id) {
   const Node& node = walk.graph.node(id);
-  if (walk.constant(node, 1) == nullptr) return walk.lock_inputs(id, "a product of activations");
+  if (walk.constant(node, 1) == nullptr) return product(walk, id);
   const Tensor* weights = weights_of(walk, id, 2, 2);
   if (weights == nullptr) return;
   const std::optional<Shape> input = walk.shape(node, 0);
@@ -171,7 +209,7 @@ constexpr ChannelRule kRules[] = {
     {"Conv", conv},
     {"ConvTranspose", conv_transpose},
     {"Gemm", gemm},
-    {"MatMul", matmul},
+    {"MatMul", matmul, true},
 };
 
 }  // namespace

@@ -102,52 +102,6 @@ int place(ChannelWalk& walk, const Shape& in, const Shape& out, const Piece& pie
   return axis;
 }
 
-// Where the number along an axis of a Reshape is written.
-struct Entry {
-  NodeId node = kNoNode;  // the Reshape, or the Concat that makes its shape
-  size_t slot = 0;
-  size_t index = 0;  // in the constant
-  int64_t value = 0;
-};
-
-std::optional<Entry> entry_of(const ChannelWalk& walk, NodeId id, size_t index) {
-  const Graph& graph = walk.graph;
-  const Node& node = graph.node(id);
-  const auto in_constant = [&](NodeId holder, size_t slot, size_t at) -> std::optional<Entry> {
-    const Tensor* tensor = walk.constant(graph.node(holder), slot);
-    if (tensor == nullptr || tensor->dtype() != DType::int64) return {};
-    const std::vector<int64_t> values = tensor->to_ints();
-    if (at >= values.size()) return {};
-    return Entry{holder, slot, at, values[at]};
-  };
-  if (walk.constant(node, 1) != nullptr) return in_constant(id, 1, index);
-  const ValueId shape = operand(node, 1);
-  const NodeId producer = shape == kNoValue ? kNoNode : graph.value(shape).producer;
-  if (producer == kNoNode || !graph.node(producer).is("Concat") ||
-      single_reader(graph, shape) != id) {
-    return {};
-  }
-  const Node& pieces = graph.node(producer);
-  for (size_t slot = 0; slot < pieces.inputs.size(); ++slot) {
-    const std::optional<Shape> length = walk.shape(pieces, slot);
-    if (!length || length->rank() != 1 || (*length)[0] < 0) return {};
-    if (index < static_cast<size_t>((*length)[0])) return in_constant(producer, slot, index);
-    index -= static_cast<size_t>((*length)[0]);
-  }
-  return {};
-}
-
-void write_entry(Graph& graph, const Entry& entry, int64_t count) {
-  const Node& node = graph.node(entry.node);
-  std::vector<int64_t> values = graph.constant_input(node, entry.slot)->to_ints();
-  if (values[entry.index] == count) return;
-  values[entry.index] = count;
-  const auto length = static_cast<int64_t>(values.size());
-  graph.set_input(
-      entry.node, entry.slot,
-      graph.add_constant(node.name + "_shape", Tensor::from<int64_t>({length}, values)));
-}
-
 }  // namespace
 
 void reshape_channels(ChannelWalk& walk, NodeId id) {
@@ -161,17 +115,8 @@ void reshape_channels(ChannelWalk& walk, NodeId id) {
   const int axis = place(walk, *in, *out, *piece, inputs, elements);
   if (axis < 0) return walk.lock_inputs(id, "which mixes them");
   Units units = Projection(*out, *piece, axis).first(elements);
-  if (node.is("Reshape")) {
-    const std::optional<Entry> entry = entry_of(walk, id, static_cast<size_t>(axis));
-    if (!entry) return walk.lock_inputs(id, "whose shape is computed");
-    if (entry->value == 0 && axis != inputs.axis) {
-      return walk.lock_inputs(id, "which copies another dimension");
-    }
-    if (entry->value > 0) {
-      walk.edit([entry = *entry, units](Graph& graph, const KeptChannels& kept) {
-        write_entry(graph, entry, kept.count(units));
-      });
-    }
+  if (node.is("Reshape") && !walk.set_dimension(id, axis, inputs.axis, units)) {
+    return walk.lock_inputs(id, "whose shape is computed");
   }
   walk.set(node.outputs[0], axis, std::move(units));
 }

@@ -341,38 +341,6 @@ void resize(ChannelWalk& walk, NodeId id) {
   walk.set(node.outputs[0], inputs->axis, inputs->units);
 }
 
-// Who asks for the number of channels holds it.
-void shape_of(ChannelWalk& walk, NodeId id) {
-  const Node& node = walk.graph.node(id);
-  const ChannelAxis* inputs = walk.channels(node, 0);
-  const std::optional<Shape> shape = walk.shape(node, 0);
-  if (!shape || node.attribute("start") != nullptr || node.attribute("end") != nullptr) {
-    return walk.lock_inputs(id, "");
-  }
-  for (const Use& use : walk.graph.uses(node.outputs[0])) {
-    const Node& reader = walk.graph.node(use.node);
-    const bool selects = (reader.is("Gather") || reader.is("Slice")) && use.slot == 0;
-    if (reader.is("Gather") && selects) {
-      const Tensor* indices = walk.constant(reader, 1);
-      if (indices == nullptr) return walk.lock_inputs(id, "");
-      for (const int64_t index : indices->to_ints()) {
-        if (normalize_axis(index, shape->rank()) == inputs->axis) return walk.lock_inputs(id, "");
-      }
-    } else if (selects) {
-      const auto starts = walk.ints(reader, "starts", 1), ends = walk.ints(reader, "ends", 2);
-      const bool plain = starts && ends && starts->size() == 1 && ends->size() == 1 &&
-                         operand(reader, 4) == kNoValue;
-      if (!plain) return walk.lock_inputs(id, "");
-      const auto bounded = [&](int64_t bound) { return bound < 0 ? bound + shape->rank() : bound; };
-      if (bounded((*starts)[0]) <= inputs->axis && inputs->axis < bounded((*ends)[0])) {
-        return walk.lock_inputs(id, "");
-      }
-    } else {
-      return walk.lock_inputs(id, "");
-    }
-  }
-}
-
 // A table lookup along another axis.
 void gather(ChannelWalk& walk, NodeId id) {
   const Node& node = walk.graph.node(id);
@@ -402,6 +370,7 @@ constexpr ChannelRule kRules[] = {
     {"Equal", elementwise, true},
     {"Erf", elementwise, true},
     {"Exp", elementwise, true},
+    {"Expand", expand_channels},
     {"Flatten", reshape_channels},
     {"Floor", elementwise, true},
     {"Gather", gather},
@@ -442,7 +411,7 @@ constexpr ChannelRule kRules[] = {
     {"Resize", resize},
     {"Round", elementwise, true},
     {"Selu", elementwise, true},
-    {"Shape", shape_of},
+    {"Shape", shape_of_channels},
     {"Sigmoid", elementwise, true},
     {"Sign", elementwise, true},
     {"Sin", elementwise, true},

@@ -12,10 +12,16 @@
 
 namespace compress {
 
+// A number of the shape that a Reshape or Expand takes.
+struct ShapeNumber {
+  NodeId node = kNoNode;
+  int axis = 0;
+};
+
 class ChannelWalk {
  public:
-  ChannelWalk(const Model& model, const Selection& selection, ChannelGraph& out)
-      : model(model), graph(model.graph), selection(selection), out(out) {}
+  ChannelWalk(const Model& model, const Selection& selection, bool heads, ChannelGraph& out)
+      : model(model), graph(model.graph), selection(selection), heads(heads), out(out) {}
 
   void run();
 
@@ -49,15 +55,27 @@ class ChannelWalk {
   }
   // A layer whose outputs stay, whatever reads them.
   void skip(NodeId id, std::string reason);
+  // Of these, each goes through a product of activations of its own: heads of attention.
+  void mark_heads(const std::vector<ChannelUnit>& units);
+  // Dimension `axis` of what a Reshape or Expand makes becomes the number of units that are kept;
+  // false where that cannot be. `copied`: the axis of the input that a 0 there would mean.
+  bool set_dimension(NodeId id, int axis, int64_t copied, const std::vector<ChannelUnit>& units);
+  // The model computes with the number of these; `ends` is where it arrives.
+  void ask(std::vector<ChannelUnit> units, std::vector<ShapeNumber> ends) {
+    asked_.emplace_back(std::move(units), std::move(ends));
+  }
 
   const Model& model;
   const Graph& graph;
   const Selection& selection;
+  const bool heads;  // those alone go
   ChannelGraph& out;
 
  private:
   void visit(NodeId id);
   void check_constants();
+  void check_asked();
+  void keep_all_but_heads();
 
   // A constant's axis: where it is in out.constants, and who reads it so.
   struct Bound {
@@ -65,6 +83,10 @@ class ChannelWalk {
     std::set<std::pair<NodeId, int32_t>> readers;
   };
   std::map<std::pair<ValueId, int>, Bound> bound_;
+  std::vector<ChannelUnit> heads_;
+  // Of each Reshape and Expand: the axis of channels, and which.
+  std::map<NodeId, std::pair<int, std::vector<ChannelUnit>>> shape_numbers_;
+  std::vector<std::pair<std::vector<ChannelUnit>, std::vector<ShapeNumber>>> asked_;
 };
 
 // How an operator of ONNX's own domain passes channels on: binds constants, ties units, sets
@@ -81,5 +103,8 @@ const ChannelRule* find_channel_rule(std::string_view op);  // channel_rules.cpp
 
 // Reshape and Flatten (channel_reshape.cpp).
 void reshape_channels(ChannelWalk& walk, NodeId id);
+// Where their number counts (channel_shapes.cpp).
+void shape_of_channels(ChannelWalk& walk, NodeId id);
+void expand_channels(ChannelWalk& walk, NodeId id);
 
 }  // namespace compress

@@ -131,6 +131,20 @@ void ChannelWalk::skip(NodeId id, std::string reason) {
   out.skipped.push_back({label(graph, graph.node(id)), std::move(reason)});
 }
 
+void ChannelWalk::mark_heads(const std::vector<ChannelUnit>& units) {
+  heads_.insert(heads_.end(), units.begin(), units.end());
+}
+
+void ChannelWalk::keep_all_but_heads() {
+  std::set<ChannelUnit> found;
+  for (const ChannelUnit unit : heads_) found.insert(out.units.find(unit));
+  for (const ChannelOrigin& origin : out.origins) {
+    for (const ChannelUnit unit : origin.units) {
+      if (found.count(out.units.find(unit)) == 0) out.units.lock(unit, "no heads of attention");
+    }
+  }
+}
+
 void ChannelWalk::visit(NodeId id) {
   const Node& node = graph.node(id);
   bool reads_channels = false;
@@ -176,11 +190,13 @@ void ChannelWalk::run() {
     }
   }
   check_constants();
+  check_asked();
+  if (heads) keep_all_but_heads();
 }
 
-ChannelGraph find_channels(const Model& model, const Selection& selection) {
+ChannelGraph find_channels(const Model& model, const Selection& selection, bool heads) {
   ChannelGraph out;
-  ChannelWalk(model, selection, out).run();
+  ChannelWalk(model, selection, heads, out).run();
   return out;
 }
 

@@ -89,8 +89,10 @@ struct ChannelGraph {
   std::vector<Skipped> skipped;  // layers that cannot lose channels, whatever reads them
 };
 
-// REQUIRES inferred types. Layers that the selection refuses stay whole.
-ChannelGraph find_channels(const Model& model, const Selection& selection);
+// REQUIRES inferred types. Layers that the selection refuses stay whole. With `heads` the units
+// that go are heads of attention: positions along a batch axis of products of activations, with
+// their queries, keys and values. Without, such products hold what they read.
+ChannelGraph find_channels(const Model& model, const Selection& selection, bool heads = false);
 
 // Cuts the removed units out of every constant and node. Types of values that lost channels are
 // adjusted.

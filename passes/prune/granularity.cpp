@@ -51,8 +51,8 @@ Granularity read_granularity(const Options& options) {
   const std::string text = options.text("granularity");
   Granularity out;
   if (text == "element") return out;
-  if (text == "channel") {
-    out.unit = PruneUnit::channel;
+  if (text == "channel" || text == "head") {
+    out.unit = text == "head" ? PruneUnit::head : PruneUnit::channel;
     return out;
   }
   constexpr std::string_view kBlock = "block:";
@@ -71,10 +71,10 @@ Granularity read_granularity(const Options& options) {
   }
   const auto pair = two_numbers(text, ':');
   if (!pair) {
-    fail(
-        ErrorCode::usage,
-        "--granularity '{}': there are element, N:M (as 2:4), block:RxC (as block:4x4) and channel",
-        text);
+    fail(ErrorCode::usage,
+         "--granularity '{}': there are element, N:M (as 2:4), block:RxC (as block:4x4), channel "
+         "and head",
+         text);
   }
   out.unit = PruneUnit::n_of_m;
   out.keep = pair->first;

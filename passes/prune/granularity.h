@@ -9,7 +9,7 @@
 
 namespace compress {
 
-enum class PruneUnit { element, n_of_m, block, channel };
+enum class PruneUnit { element, n_of_m, block, channel, head };
 
 struct Granularity {
   PruneUnit unit = PruneUnit::element;
@@ -19,7 +19,12 @@ struct Granularity {
   int64_t columns = 1;
 };
 
-// Fails (usage) where --granularity is none of element, N:M, block:RxC and channel.
+// True where what is pruned leaves the model, false where weights become zero.
+inline bool removes(PruneUnit unit) {
+  return unit == PruneUnit::channel || unit == PruneUnit::head;
+}
+
+// Fails (usage) where --granularity is none of element, N:M, block:RxC, channel and head.
 Granularity read_granularity(const Options& options);
 
 // --sparsity, or what N:M implies. Fails (usage) where the two contradict each other.

@@ -97,10 +97,10 @@ bool can_prune(DType dtype, bool is_quantized) {
 
 namespace {
 
-// As visit_keys, weighed by inputs where the target is.
+// As visit_keys, by what counts.
 template <class Visit>
 void visit_ranks(const PruneTarget& target, const TensorView& view, Visit&& visit) {
-  if (target.input_norms.empty()) return visit_keys(target, view, visit);
+  if (target.input_norms.empty() && target.ranks.empty()) return visit_keys(target, view, visit);
   for (int64_t i = 0; i < view.count(); ++i) visit(i, target.key_at(view, i));
 }
 
@@ -156,6 +156,7 @@ uint64_t magnitude_key(const PruneTarget& target, const TensorView& view, int64_
 }  // namespace
 
 uint64_t PruneTarget::key_at(const TensorView& view, int64_t i) const {
+  if (!ranks.empty()) return key_of(double{ranks[static_cast<size_t>(i)]});
   const uint64_t key = magnitude_key(*this, view, i);
   if (input_norms.empty()) return key;
   const int64_t at = group.of(i) * input.size + input.of(i);
@@ -190,7 +191,8 @@ Zeroed zero_if(const PruneTarget& target, Goes&& goes) {
 Zeroed zero_smallest(const PruneTarget& target, Threshold& threshold) {
   const TensorData data = target.tensor.read();
   return zero_if(target, [&](int64_t i, uint64_t magnitude) {
-    const uint64_t key = target.input_norms.empty() ? magnitude : target.key_at(data.view(), i);
+    const bool is_plain = target.input_norms.empty() && target.ranks.empty();
+    const uint64_t key = is_plain ? magnitude : target.key_at(data.view(), i);
     const bool is_tie = key == threshold.key && threshold.ties > 0;
     if (is_tie) --threshold.ties;
     return key < threshold.key || is_tie;

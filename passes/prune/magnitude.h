@@ -20,6 +20,7 @@ struct PruneTarget {
   int64_t axis_size = 1;
   int64_t block_size = 0;           // 0: the whole slice
   std::vector<double> input_norms;  // empty: plain magnitudes
+  std::vector<float> ranks;         // what counts instead of magnitudes, one an element; or empty
   struct Positions {                // of an element along an axis, in `step`s of it
     int64_t inner = 1, size = 1, step = 1;
     int64_t of(int64_t i) const { return i / inner % size / step; }

@@ -98,7 +98,7 @@ void rank_blocks(const PruneTarget& target, const WeightAxes& axes, const Granul
 }
 
 void prune_blocks(std::vector<Candidate>& candidates, const Granularity& granularity,
-                  double sparsity, bool together, PruneReport& report) {
+                  const Sparsities& sparsities, bool together, PruneReport& report) {
   std::vector<std::vector<bool>> goes(candidates.size());
   if (together) {
     std::vector<RankedBlock> rows;
@@ -107,21 +107,22 @@ void prune_blocks(std::vector<Candidate>& candidates, const Granularity& granula
       rank_blocks(candidates[i].target, *candidates[i].axes, granularity, i, rows);
       goes[i].resize(rows.size() - before);
     }
-    for_smallest(rows, sparsity,
+    for_smallest(rows, sparsities.all(),
                  [&](const RankedBlock& row) { goes[row.candidate][row.block] = true; });
   }
   for (size_t i = 0; i < candidates.size(); ++i) {
     const PruneTarget& target = candidates[i].target;
     const WeightAxes& axes = *candidates[i].axes;
-    report.set(
-        candidates[i],
-        zero_masked(target, together ? mask_blocks(target, axes, granularity.rows,
-                                                   granularity.columns, goes[i])
-                                     : mask_smallest_blocks(target, axes, granularity, sparsity)));
+    report.set(candidates[i],
+               zero_masked(target, together ? mask_blocks(target, axes, granularity.rows,
+                                                          granularity.columns, goes[i])
+                                            : mask_smallest_blocks(
+                                                  target, axes, granularity,
+                                                  sparsity_of(candidates[i], sparsities))));
   }
 }
 
-void prune_elements(std::vector<Candidate>& candidates, double sparsity, bool together,
+void prune_elements(std::vector<Candidate>& candidates, const Sparsities& sparsities, bool together,
                     PruneReport& report) {
   std::vector<const PruneTarget*> targets;
   int64_t count = 0;
@@ -131,18 +132,26 @@ void prune_elements(std::vector<Candidate>& candidates, double sparsity, bool to
   }
   if (targets.empty()) return;
   Threshold shared;
-  if (together) shared = select_smallest(targets, wanted_zeros(sparsity, count));
+  if (together) shared = select_smallest(targets, wanted_zeros(sparsities.all(), count));
   for (Candidate& candidate : candidates) {
     const PruneTarget& target = candidate.target;
     Threshold own;
-    if (!together) own = select_smallest({&target}, wanted_zeros(sparsity, target.tensor.count()));
+    if (!together) {
+      const double sparsity = sparsity_of(candidate, sparsities);
+      own = select_smallest({&target}, wanted_zeros(sparsity, target.tensor.count()));
+    }
     report.set(candidate, zero_smallest(target, together ? shared : own));
   }
 }
 
-void prune_n_of_m(Candidates& candidates, const Granularity& granularity, PruneReport& report) {
+void prune_n_of_m(Candidates& candidates, const Granularity& granularity,
+                  const Sparsities& sparsities, PruneReport& report) {
   for (Candidate& candidate : candidates.chosen) {
     const WeightAxes& axes = *candidate.axes;
+    if (sparsity_of(candidate, sparsities) == 0) {
+      candidates.skipped.push_back({label_of(candidate), "left as it is by --override"});
+      continue;
+    }
     if (axes.segment <= granularity.keep) {
       candidates.skipped.push_back(
           {label_of(candidate),
@@ -257,19 +266,19 @@ PruneMask mask_outputs(const PruneTarget& target, const WeightAxes& axes, double
   return mask;
 }
 
-void zero_least(Candidates& candidates, const Granularity& granularity, double sparsity,
-                bool together, PruneReport& report) {
+void zero_least(Candidates& candidates, const Granularity& granularity,
+                const Sparsities& sparsities, bool together, PruneReport& report) {
   if (granularity.unit == PruneUnit::element) {
-    return prune_elements(candidates.chosen, sparsity, together, report);
+    return prune_elements(candidates.chosen, sparsities, together, report);
   }
   if (granularity.unit == PruneUnit::block) {
-    return prune_blocks(candidates.chosen, granularity, sparsity, together, report);
+    return prune_blocks(candidates.chosen, granularity, sparsities, together, report);
   }
   if (together) {
     fail(ErrorCode::usage, "--granularity {}:{} holds in every group; leave out --scope global",
          granularity.keep, granularity.of);
   }
-  prune_n_of_m(candidates, granularity, report);
+  prune_n_of_m(candidates, granularity, sparsities, report);
 }
 
 }  // namespace compress

@@ -7,8 +7,8 @@ namespace compress {
 
 // Prunes every candidate by element, N:M or block. REQUIRES that all have axes, except for
 // elements. Fails (usage) where N:M is to hold over the whole model.
-void zero_least(Candidates& candidates, const Granularity& granularity, double sparsity,
-                bool together, PruneReport& report);
+void zero_least(Candidates& candidates, const Granularity& granularity,
+                const Sparsities& sparsities, bool together, PruneReport& report);
 
 // One a weight: 1 where it goes.
 using PruneMask = std::vector<uint8_t>;

@@ -88,7 +88,7 @@ class CalibratedPruner {
   CalibratedPruner(Model& model, PassContext& context, const Granularity& granularity)
       : model_(model),
         granularity_(granularity),
-        sparsity_(read_sparsity(context.options, granularity)),
+        sparsities_(context.options, granularity),
         updates_(context.options.text("method") == "sparsegpt"),
         together_(context.options.text("scope") == "global"),
         samples_((*context.samples)()),
@@ -102,20 +102,24 @@ class CalibratedPruner {
         reason = fmt::format("{} inputs an output, of which {} stay", candidate.axes->segment,
                              granularity_.keep);
       }
+      if (reason.empty() && sparsity_of(candidate, sparsities_) == 0) {
+        reason = "a sparsity of 0";
+      }
       return reason;
     });
     std::map<ValueId, double> shares;
     if (together_) {
       leave(candidates, [&](Candidate& candidate) { return weigh(candidate); });
       if (!updates_) {
-        zero_least(candidates, granularity_, sparsity_, true, report_);
+        zero_least(candidates, granularity_, sparsities_, true, report_);
         return report_.result(std::move(candidates.skipped));
       }
       shares = allocate(candidates.chosen);
     }
     leave(candidates, [&](Candidate& candidate) {
-      const double sparsity = together_ ? shares.at(candidate.value) : sparsity_;
-      return updates_ ? rebuild(candidate, sparsity) : zero(candidate);
+      const double sparsity =
+          together_ ? shares.at(candidate.value) : sparsity_of(candidate, sparsities_);
+      return updates_ ? rebuild(candidate, sparsity) : zero(candidate, sparsity);
     });
     return report_.result(std::move(candidates.skipped));
   }
@@ -189,7 +193,7 @@ class CalibratedPruner {
     }
     std::map<ValueId, double> out;
     if (targets.empty()) return out;
-    Threshold threshold = select_smallest(targets, wanted_zeros(sparsity_, count));
+    Threshold threshold = select_smallest(targets, wanted_zeros(sparsities_.all(), count));
     for (Candidate& candidate : candidates) {
       const Zeroed zeroed = zero_smallest(candidate.target, threshold);
       out[candidate.value] =
@@ -199,18 +203,18 @@ class CalibratedPruner {
     return out;
   }
 
-  std::string zero(Candidate& candidate) {
+  std::string zero(Candidate& candidate, double sparsity) {
     if (std::string reason = weigh(candidate); !reason.empty()) return reason;
     const PruneTarget& target = candidate.target;
     const WeightAxes& axes = *candidate.axes;
     if (granularity_.unit == PruneUnit::element) {
-      report_.set(candidate, zero_masked(target, mask_outputs(target, axes, sparsity_)));
+      report_.set(candidate, zero_masked(target, mask_outputs(target, axes, sparsity)));
     } else if (granularity_.unit == PruneUnit::n_of_m) {
       report_.set(candidate, zero_masked(target, mask_n_of_m(target, axes, granularity_.keep,
                                                              granularity_.of)));
     } else {
       report_.set(candidate,
-                  zero_masked(target, mask_smallest_blocks(target, axes, granularity_, sparsity_)));
+                  zero_masked(target, mask_smallest_blocks(target, axes, granularity_, sparsity)));
     }
     return "";
   }
@@ -232,7 +236,7 @@ class CalibratedPruner {
 
   Model& model_;
   Granularity granularity_;
-  double sparsity_;
+  Sparsities sparsities_;
   bool updates_;
   bool together_;
   CalibrationSamples samples_;
@@ -245,7 +249,7 @@ class CalibratedPruner {
 PassResult prune_calibrated(Model& model, PassContext& context) {
   const std::string method = context.options.text("method");
   const Granularity granularity = read_granularity(context.options);
-  if (method == "magnitude" || granularity.unit == PruneUnit::channel) return {};
+  if (method == "magnitude" || method == "taylor" || removes(granularity.unit)) return {};
   if (context.options.text("scope") == "global" && granularity.unit == PruneUnit::n_of_m) {
     fail(ErrorCode::usage, "--granularity {}:{} holds in every group; leave out --scope global",
          granularity.keep, granularity.of);

@@ -8,15 +8,13 @@
 namespace compress {
 PassResult prune_magnitude(Model& model, PassContext& context) {
   const Granularity granularity = read_granularity(context.options);
-  if (granularity.unit == PruneUnit::channel || context.options.text("method") != "magnitude") {
-    return {};
-  }
-  const double sparsity = read_sparsity(context.options, granularity);
+  if (removes(granularity.unit) || context.options.text("method") != "magnitude") return {};
+  const Sparsities sparsities(context.options, granularity);
   const bool together = context.options.text("scope") == "global";
   Candidates candidates =
       find_candidates(model, context.options, granularity.unit != PruneUnit::element);
   PruneReport report;
-  zero_least(candidates, granularity, sparsity, together, report);
+  zero_least(candidates, granularity, sparsities, together, report);
   return report.result(std::move(candidates.skipped));
 }
 

@@ -8,14 +8,15 @@
 
 namespace compress::test {
 
-// The model with every removed channel's weights zero, decided as the pass decides.
-inline Model masked_channels(const Model& model, Json given) {
-  given["granularity"] = "channel";
+// The model with every removed channel's (or head's) weights zero, decided as the pass decides.
+inline Model masked_channels(const Model& model, Json given, const char* granularity = "channel") {
+  given["granularity"] = granularity;
   const Options options(find_step("prune").options, given);
   PassContext context{options};
   Model out = model;
   prepare_channels_walk(out, context);
-  const ChannelGraph channels = find_channels(out, Selection(options));
+  const ChannelGraph channels =
+      find_channels(out, Selection(options), std::string_view(granularity) == "head");
   const ChannelBudget budget{read_sparsity(options, read_granularity(options)),
                              options.text("scope") == "global",
                              options.integer("channel-multiple")};
