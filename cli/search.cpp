@@ -103,20 +103,30 @@ class SearchRun {
                state_.is_null() ? Json() : state_["search"]);
     progress_.clear();
     finish_files(result);
-    return end(result);
+    return end(result, calibration);
   }
 
  private:
+  bool prunes() const { return job_.command == "prune"; }
+  // Magnitudes need no samples; what would have calibrated is left to be measured on.
+  bool calibrates() const {
+    return !prunes() || settings_.options.value("method", "magnitude") != "magnitude";
+  }
+
   void read_settings() {
     settings_.max_drop = fraction_from_text(search_.max_drop, "--max-drop");
     settings_.budget_seconds = seconds_from_text(search_.budget);
     settings_.minimize = search_.minimize == "latency" ? Minimize::latency : Minimize::size;
+    settings_.kind = prunes() ? &sparsity_search() : &precision_search();
     settings_.seed = flags_.seed;
     settings_.options = job_.recipe.steps.back().options;
     settings_.disabled = flags_.disabled;
     if (settings_.options.contains("override")) {
-      fail(ErrorCode::usage,
-           "--max-drop chooses the precision of each layer: leave out --override");
+      fail(ErrorCode::usage, "--max-drop chooses the {} of each layer: leave out --override",
+           prunes() ? "sparsity" : "precision");
+    }
+    if (settings_.options.contains("sparsity")) {
+      fail(ErrorCode::usage, "--max-drop chooses how much goes: leave out --sparsity");
     }
     if (settings_.options.contains("min-cosine")) {
       fail(ErrorCode::usage, "--max-drop chooses what stays in float: leave out --min-cosine");
@@ -149,7 +159,7 @@ class SearchRun {
       fail(ErrorCode::usage, "--max-drop is measured on samples; give --data");
     }
     choose_calibration(data_, flags_);
-    choose_evaluation(data_, flags_, true);
+    choose_evaluation(data_, flags_, calibrates());
     const bool pairs = !data_.evaluation->pair_scores().empty();
     std::tie(seen_, held_) = halves_of(data_.evaluation_indices, pairs, flags_.seed);
     if (seen_.empty()) {
@@ -162,6 +172,7 @@ class SearchRun {
   Json key() const {
     return {{"input_sha256", sha256_file(job_.model)},
             {"version", program_version()},
+            {"step", job_.command},
             {"options", settings_.options},
             {"max_drop", settings_.max_drop},
             {"minimize", search_.minimize},
@@ -204,7 +215,10 @@ class SearchRun {
     fail(ErrorCode::io, "{} exists; --force replaces it", flags_.output);
   }
 
+  // What the result is compared with, and the first file that is written. Pruning leaves all but
+  // weights as it is.
   void optimize(Model& model) const {
+    if (prunes()) return;
     Recipe recipe;
     recipe.seed = flags_.seed;
     recipe.steps = {{"optimize", Json::object()}};
@@ -230,9 +244,13 @@ class SearchRun {
     return json.dump();
   }
 
+  Json unchanged_steps() const {
+    return prunes() ? Json::array() : Json::array({{{"optimize", Json::object()}}});
+  }
+
   void publish(const Model& model, const Json& options) {
-    const Json steps = options.is_null() ? Json::array({{{"optimize", Json::object()}}})
-                                         : Json::array({{{"quantize", options}}});
+    const Json steps =
+        options.is_null() ? unchanged_steps() : Json::array({{{job_.command, options}}});
     WriteOptions write;
     write.overwrite = true;
     write.external_data = flags_.external_data;
@@ -256,7 +274,7 @@ class SearchRun {
     SearchHooks hooks;
     hooks.pipeline = calibration.options();
     hooks.pipeline.disabled = flags_.disabled;
-    hooks.size = [](const Model& model) { return uint64_t{serialize_onnx(model).size()}; };
+    hooks.size = prunes() ? bytes_without_zeros : serialized_bytes;
     hooks.latency = [&](const Model& model) { return latency_of(model, samples); };
     hooks.held_out = [&, evaluate](const Model& model) {
       if (!held_outputs_) {
@@ -304,7 +322,7 @@ class SearchRun {
     }
   }
 
-  int end(const SearchResult& result) {
+  int end(const SearchResult& result, const SharedCalibration& calibration) {
     Report report;
     report.command = job_.command;
     report.version = program_version();
@@ -314,22 +332,26 @@ class SearchRun {
     Recipe resolved = job_.recipe;
     report.recipe = resolved.to_json();
     const bool found = result.chosen >= 0;
-    report.recipe["steps"] = found ? Json(result.pipeline.resolved_steps)
-                                   : Json::array({{{"optimize", Json::object()}}});
+    report.recipe["steps"] = found ? Json(result.pipeline.resolved_steps) : unchanged_steps();
     report.reference = summarize(input_, job_.model);
     for (const PassRecord& pass : result.pipeline.passes) {
       PassSummary row{pass.name, pass.step, pass.seconds, pass.changed, {}, pass.details};
       for (const Skipped& skip : pass.skipped) row.skipped.push_back({skip.node, skip.reason});
       report.passes.push_back(std::move(row));
     }
-    report.changed = found;
+    report.changed = found && result.pipeline.changed;
+    if (found && !result.pipeline.changed) {
+      report.note = "nothing pruned: no part of the model qualifies";
+      say(report.note);
+    }
     if (!found) {
-      report.note = fmt::format("nothing quantized: no setting keeps the drop of {} within {:g}",
-                                settings_.metric, settings_.max_drop);
+      report.note =
+          fmt::format("nothing {}: no setting keeps the drop of {} within {:g}",
+                      prunes() ? "pruned" : "quantized", settings_.metric, settings_.max_drop);
       say(report.note);
     }
     report.notes = notes_;
-    note_saturation(result.pipeline, report);
+    if (!prunes()) note_saturation(result.pipeline, report);
     report.search = search_report(result);
     report.sensitivity =
         SensitivityReport{std::string(damage_name(result.damage)), settings_.metric,
@@ -342,6 +364,8 @@ class SearchRun {
     const Model written = read_onnx(flags_.output);
     report.candidate = summarize(written, flags_.output);
     verify_models(input_, written, data_, flags_, progress_, report);
+    report.activations = calibration.ranges();
+    keep_quantized(report.activations, written.graph);
     note_speed(report);
     report.seconds = seconds() - earlier_seconds_;
     return finish(report, gates_, flags_);
@@ -349,7 +373,7 @@ class SearchRun {
 
   // Whoever asked for the smallest file hears what it costs.
   void note_speed(Report& report) const {
-    if (settings_.minimize != Minimize::size || report.speed.empty()) return;
+    if (prunes() || settings_.minimize != Minimize::size || report.speed.empty()) return;
     const Benchmark& times = report.speed[0].benchmark;
     const double ratio = times.candidate.median_ms / times.reference.median_ms;
     constexpr double kNoticeable = 1.2;
@@ -366,7 +390,7 @@ class SearchRun {
     out.metric = settings_.metric;
     out.relative = settings_.relative;
     out.max_drop = settings_.max_drop;
-    out.minimize = search_.minimize;
+    out.minimize = prunes() ? "weights" : search_.minimize;
     out.search_samples = static_cast<int64_t>(seen_.size());
     out.held_out_samples = static_cast<int64_t>(held_.size());
     out.held_out_drop = result.held_out_drop;
@@ -407,7 +431,7 @@ struct SharedCalibration::State {
   const CommonFlags& flags;
   Progress& progress;
   SampleSource& samples;
-  std::map<std::string, Statistics> known = {};  // by value name; whatever was wanted of it
+  StatisticsSet known = {};  // whatever was wanted of each value
 };
 
 SharedCalibration::SharedCalibration(JobData& data, const CommonFlags& flags, Progress& progress)
@@ -423,18 +447,18 @@ PipelineOptions SharedCalibration::options() const {
     // renames nothing that is computed otherwise.
     StatisticsRequests missing;
     for (const auto& [name, request] : wanted) {
-      if (state->known.count(name) > 0) continue;
+      if (state->known.values.count(name) > 0) continue;
       missing[name] = request;
       missing[name].histogram = true;
     }
     StatisticsSet set;
     if (!missing.empty()) {
       set = collect_statistics(model, state->samples, state->data.calibration_indices, missing);
-      for (const auto& [name, statistics] : set.values) state->known[name] = statistics;
+      for (const auto& [name, statistics] : set.values) state->known.values[name] = statistics;
     }
     for (const auto& [name, request] : wanted) {
-      const auto row = state->known.find(name);
-      if (row != state->known.end()) set.values[name] = row->second;
+      const auto row = state->known.values.find(name);
+      if (row != state->known.values.end()) set.values[name] = row->second;
     }
     set.samples = static_cast<int64_t>(state->data.calibration_indices.size());
     set.seed = state->flags.seed;
@@ -444,6 +468,10 @@ PipelineOptions SharedCalibration::options() const {
     return CalibrationSamples{&state->samples, state->data.calibration_indices};
   };
   return options;
+}
+
+std::vector<ActivationRange> SharedCalibration::ranges() const {
+  return activation_ranges(state_->known);
 }
 
 EvaluateOptions search_evaluate_options(const CommonFlags& flags) {
@@ -501,18 +529,25 @@ void write_text(const std::string& path, std::string_view text) {
   file.commit();
 }
 
-void add_search_flags(CLI::App& command, SearchFlags& flags) {
+void add_search_flags(CLI::App& command, const std::string& step, SearchFlags& flags) {
   constexpr const char* kSearch = "Search";
+  const bool prunes = step == "prune";
   command
-      .add_option("--max-drop", flags.max_drop,
-                  "search for the best mixed precision whose metric drops by no more than this, as "
-                  "0.5%: in points, or (perplexity, sqnr) as a part of the value")
+      .add_option(
+          "--max-drop", flags.max_drop,
+          std::string(prunes ? "search for how much of each layer may go so that the metric "
+                               "drops by no more than this, as "
+                             : "search for the best mixed precision whose metric drops by "
+                               "no more than this, as ") +
+              "0.5%: in points, or (perplexity, sqnr) as a part of the value")
       ->group(kSearch)
       ->type_name("X[%]");
-  command.add_option("--minimize", flags.minimize, "what the search makes small (default size)")
-      ->check(CLI::IsMember({"size", "latency"}))
-      ->group(kSearch)
-      ->type_name("size|latency");
+  if (!prunes) {
+    command.add_option("--minimize", flags.minimize, "what the search makes small (default size)")
+        ->check(CLI::IsMember({"size", "latency"}))
+        ->group(kSearch)
+        ->type_name("size|latency");
+  }
   command
       .add_option("--budget", flags.budget,
                   "most time for the search, earlier runs of it included (default 10m)")
@@ -532,7 +567,7 @@ void add_search_flags(CLI::App& command, SearchFlags& flags) {
 
 int run_search(Job job, const CommonFlags& flags, const SearchFlags& search) {
   apply(flags);
-  require_one_process("quantize");
+  require_one_process(job.command);
   return SearchRun(std::move(job), flags, search).run();
 }
 

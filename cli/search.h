@@ -1,5 +1,5 @@
-// `quantize --max-drop`: the smallest or fastest mixed precision within a limit of accuracy; and
-// what `sensitivity` shares with it.
+// `quantize --max-drop`: the smallest or fastest mixed precision within a limit of accuracy;
+// `prune --max-drop`: the fewest weights; and what `sensitivity` shares with them.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,8 @@ struct SearchFlags {
   std::string plot;
 };
 
-void add_search_flags(CLI::App& command, SearchFlags& flags);
+// Of quantize or prune.
+void add_search_flags(CLI::App& command, const std::string& step, SearchFlags& flags);
 // The exit code; failures are thrown.
 int run_search(Job job, const CommonFlags& flags, const SearchFlags& search);
 
@@ -39,6 +40,8 @@ class SharedCalibration {
   SharedCalibration(JobData& data, const CommonFlags& flags, Progress& progress);
   PipelineOptions options() const;
   KeptSamples& samples() { return calibration_; }
+  // What was collected so far, for reports.
+  std::vector<ActivationRange> ranges() const;
 
  private:
   struct State;

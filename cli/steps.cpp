@@ -33,9 +33,11 @@ constexpr Examples kExamples[] = {
      "  compress prune model.onnx -o sparse.onnx --method sparsegpt --data images.json\n"
      "  compress prune model.onnx -o small.onnx --granularity channel --sparsity 0.3 \\\n"
      "      --method sparsegpt --data images.json\n"
-     "Weights become zero and the file keeps its size, except with --granularity channel: "
-     "channels\n"
-     "leave the model. Accuracy comes back with compress distill (--keep-sparsity holds zeros).\n"},
+     "  compress prune bert.onnx -o small.onnx --granularity head --sparsity 0.25\n"
+     "  compress prune model.onnx -o sparse.onnx --data images.json --max-drop 1%\n"
+     "Weights become zero and the file keeps its size, except with --granularity channel or head:\n"
+     "those leave the model. Accuracy comes back with compress distill (--keep-sparsity holds "
+     "zeros).\n"},
     {"quantize",
      "Examples:\n"
      "  compress quantize cnn.onnx -o int8.onnx --mode static --data images.json\n"
@@ -75,7 +77,7 @@ Run add_step(CLI::App& program, const StepDef& step) {
   if (name == "prune") command->remove_option(command->get_option("--statistics"));
   if (trains(step.name)) add_training_flags(*command, state->flags);
   state->step.add(*command, step.options);
-  if (name == "quantize") add_search_flags(*command, state->search);
+  if (name == "quantize" || name == "prune") add_search_flags(*command, name, state->search);
   add_report_flags(*command, state->flags);
   add_model_flags(*command, state->flags);
   add_run_flags(*command, state->flags);

@@ -52,7 +52,8 @@ std::string remark(const SearchPoint& point) {
 }
 
 Cells search_cells(const SearchReport& report) {
-  Cells cells = {{"setting", "size", "time", report.metric + " drop", "agreement", ""}};
+  Cells cells = {{"setting", report.minimize == "weights" ? "without zeros" : "size", "time",
+                  report.metric + " drop", "agreement", ""}};
   for (const SearchPoint* point : shown(report)) {
     const bool ran = point->failure.empty();
     cells.push_back({point->label, ran ? human_bytes(point->bytes) : "",
@@ -86,7 +87,7 @@ std::string search_summary(const SearchReport& report) {
   if (report.out_of_time) text += "; the budget ended it";
   const bool any = std::any_of(report.points.begin(), report.points.end(),
                                [](const SearchPoint& point) { return point.chosen; });
-  if (!any) return text + "; nothing holds, so the model stays float32";
+  if (!any) return text + "; nothing holds, so the model stays as it was";
   text += fmt::format("; held-out drop {:.4f}", report.held_out_drop);
   if (report.held_out_looks > 1) {
     text += fmt::format(" ({} cheaper ones did not hold there)", report.held_out_looks - 1);
@@ -108,8 +109,10 @@ std::string sensitivity_plot(const SensitivityReport& report) {
 // Size (or time) against the drop: the front, other trials, what was allowed.
 std::string search_plot(const SearchReport& report) {
   using Mark = PlotSeries::Mark;
-  const bool by_size = report.minimize == "size";
-  Plot plot{empty_axis(by_size ? "size, MB" : "time, of the reference's"),
+  const bool by_size = report.minimize != "latency";
+  Plot plot{empty_axis(report.minimize == "weights" ? "size without zeros, MB"
+                       : by_size                    ? "size, MB"
+                                                    : "time, of the reference's"),
             empty_axis(report.metric + " drop"),
             {{"tried", 'm', Mark::dots}, {"front", 'b', Mark::line}, {"chosen", 'c', Mark::dots}},
             {{false, report.max_drop, fmt::format("allowed {:.4g}", report.max_drop), 'x'}}};
@@ -264,7 +267,7 @@ std::string search_markdown(const SearchReport& report) {
 
 std::string sensitivity_html(const SensitivityReport& report) {
   const std::string note =
-      fmt::format("{} when this layer alone is quantized, on a logarithmic scale; {} samples",
+      fmt::format("{} when this layer alone is changed, on a logarithmic scale; {} samples",
                   report.damage, report.samples);
   return html_section(
       "Sensitivity",

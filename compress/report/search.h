@@ -19,7 +19,7 @@ struct SensitivityReport {
 // One setting that a search tried.
 struct SearchPoint {
   std::string label;
-  Json options = Json::object();  // of quantize
+  Json options = Json::object();  // of the step
   bool single = false;            // one setting for the whole model
   uint64_t bytes = 0;
   double latency = 0;  // over the reference's; 0: not measured
@@ -36,7 +36,7 @@ struct SearchReport {
   std::string metric;
   bool relative = false;
   double max_drop = 0;
-  std::string minimize;  // "size", "latency"
+  std::string minimize;  // "size", "latency", "weights" (bytes are then those without zeros)
   int64_t search_samples = 0;
   int64_t held_out_samples = 0;
   double held_out_drop = 0;  // of what was chosen

@@ -126,12 +126,11 @@ SensitivityRow measure_layer(VariantMeter& meter, ReferenceOutputs& seen, const 
   Model variant = seen.model();
   Recipe recipe;
   recipe.seed = settings.seed;
-  recipe.steps = {{"quantize", options_for_layer(options, layer.label, precision)}};
+  const SearchKind& kind = *settings.kind;
+  recipe.steps = {{std::string(kind.step), kind.for_layer(options, layer.label, precision)}};
   // The model is optimized already; and what is ahead of the layer has to keep its values.
   PipelineOptions quick = pipeline;
-  quick.disabled.insert(quick.disabled.end(),
-                        {"fuse_pad", "fuse_batch_norm", "deduplicate_constants", "prepare_channels",
-                         "smooth_inputs"});
+  quick.disabled.insert(quick.disabled.end(), kind.left_out.begin(), kind.left_out.end());
   run_pipeline(variant, recipe, quick);
   const Evaluation evaluation = meter.measure(variant, layer.node);
   SensitivityRow row;
@@ -139,7 +138,7 @@ SensitivityRow measure_layer(VariantMeter& meter, ReferenceOutputs& seen, const 
   row.op = layer.op;
   row.precision = precision;
   row.weights = layer.weights;
-  row.bytes_saved = layer.weights * 4 - bytes_in(precision, layer.weights);
+  row.bytes_saved = layer.weights * 4 - kind.bytes(precision, layer.weights);
   row.damage = damage_of(evaluation, seen.damage());
   row.sqnr_db = evaluation.similarity.at("sqnr").candidate;
   row.agreement = evaluation.similarity.at("agreement").candidate;

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "compress/error.h"
-#include "passes/quantize/precision.h"
+#include "passes/overrides.h"
 
 namespace compress {
 namespace {
@@ -43,18 +43,14 @@ class Search {
         seen_(seen),
         settings_(settings),
         hooks_(hooks),
-        transformer_(is_transformer(optimized)) {
+        kind_(*settings.kind) {
     result_.damage = seen.damage();
     read_state(state);
   }
 
   SearchResult run() {
-    for (const auto& [label, options] : singles()) {
-      // What does not fit is left out; a quicker one may.
-      if (!known_.contains(options.dump()) && out_of_time(seconds_of(options))) continue;
-      try_options(label, options, true);
-    }
-    choose_recovery();
+    for (const auto& family : kind_.families(optimized_, settings_)) try_family(family);
+    mixed_ = kind_.mixed(optimized_, settings_, result_.trials);
     if (!out_of_time(seconds_of(mixed_))) walk();
     if (result_.out_of_time) recall_trials();
     mark_front();
@@ -63,6 +59,22 @@ class Search {
   }
 
  private:
+  // The last of a row that holds, were the drop monotone.
+  void try_family(const std::vector<SearchSetting>& family) {
+    size_t low = 0, high = family.size();
+    while (low < high) {
+      const size_t middle = low + (high - low) / 2;
+      const auto& [label, options] = family[middle];
+      // What does not fit is left out; a quicker one may.
+      if (!known_.contains(options.dump()) && out_of_time(seconds_of(options))) return;
+      if (result_.trials[try_options(label, options, true)].holds) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+  }
+
   // Whether what takes `next` seconds, and then the end, no longer fit into the budget.
   bool out_of_time(double next) {
     const bool out = hooks_.seconds() + next + end_seconds() >= settings_.budget_seconds;
@@ -76,9 +88,13 @@ class Search {
     return std::min(kMeasurements * longest_measurement_, kMostOfBudget * settings_.budget_seconds);
   }
 
+  static std::string method_of(const Json& options) {
+    return options.value("algorithm", options.value("method", ""));
+  }
+
   // The longest trial so far that rounded alike: that is what takes the time.
   double seconds_of(const Json& options) const {
-    const auto row = trial_seconds_.find(options.value("algorithm", ""));
+    const auto row = trial_seconds_.find(method_of(options));
     return row == trial_seconds_.end() ? 0 : row->second;
   }
 
@@ -127,7 +143,7 @@ class Search {
     Built out{input_, {}};
     Recipe recipe;
     recipe.seed = settings_.seed;
-    recipe.steps = {{"quantize", options}};
+    recipe.steps = {{std::string(kind_.step), options}};
     out.pipeline = run_pipeline(out.model, recipe, hooks_.pipeline);
     return out;
   }
@@ -161,7 +177,7 @@ class Search {
         measure(*built, trial);
         const double end = hooks_.seconds();
         longest_measurement_ = std::max(longest_measurement_, end - middle);
-        double& longest = trial_seconds_[options.value("algorithm", "")];
+        double& longest = trial_seconds_[method_of(options)];
         longest = std::max(longest, end - start);
       } catch (const Error& error) {
         if (error.code() == ErrorCode::internal || error.code() == ErrorCode::io) throw;
@@ -201,89 +217,10 @@ class Search {
     return text + (trial.holds ? ", holds" : "");
   }
 
-  // --- Single settings --------------------------------------------------------------------------
-
-  Json with(Json changes) const {
-    Json out = settings_.options;
-    for (const auto& [name, value] : changes.items()) out[name] = value;
-    return out;
-  }
-
-  std::vector<std::pair<std::string, Json>> singles() const {
-    std::vector<std::pair<std::string, Json>> all;
-    const bool small = settings_.minimize == Minimize::size;
-    const auto add = [&](const char* label, Json changes) {
-      const Json& given = settings_.options;
-      // What the user chose is not tried otherwise.
-      for (const auto& [name, value] : changes.items()) {
-        if (given.contains(name) && given[name] != value) return;
-      }
-      all.emplace_back(label, with(std::move(changes)));
-    };
-    if (!transformer_) {
-      add("static int8", {{"mode", "static"}});
-      add("static int8, bias", {{"mode", "static"}, {"recover", {"bias"}}});
-      add("static int8, gptq, bias",
-          {{"mode", "static"}, {"algorithm", "gptq"}, {"recover", {"bias"}}});
-      if (small) {
-        add("static int4, gptq, bias", {{"mode", "static"},
-                                        {"weights", "int4"},
-                                        {"algorithm", "gptq"},
-                                        {"recover", {"bias"}}});
-      }
-    } else {
-      const Json types = {"MatMul", "Gemm", "Gather"};
-      add("dynamic int8", {{"mode", "dynamic"}});
-      add("static int8", {{"mode", "static"}, {"op-types", types}});
-    }
-    if (small) {
-      for (const char* block : {"block:32", "block:64", "block:128"}) {
-        for (const char* algorithm : {"rtn", "gptq"}) {
-          if (!transformer_ && std::string_view(block) != "block:32") continue;
-          const std::string label = fmt::format("weight-only int4 {}, {}", block, algorithm);
-          add(label.c_str(), {{"mode", "weight-only"},
-                              {"weights", "int4"},
-                              {"granularity", block},
-                              {"algorithm", algorithm}});
-        }
-      }
-      if (transformer_) {
-        add("weight-only int8",
-            {{"mode", "weight-only"}, {"weights", "int8"}, {"granularity", "block:128"}});
-      }
-      add("weight-only float16", {{"mode", "weight-only"}, {"weights", "float16"}});
-    }
-    return all;
-  }
-
-  // What made up best for the harm of static int8 serves mixed settings as well; for blocks of
-  // weights alike.
-  void choose_recovery() {
-    const auto least = [&](const char* mode) {
-      const SearchTrial* best = nullptr;
-      for (const SearchTrial& trial : result_.trials) {
-        if (!trial.failure.empty() || !trial.options.contains("mode")) continue;
-        if (trial.options["mode"] != mode || trial.options.value("weights", "") == "float16")
-          continue;
-        if (best == nullptr || trial.damage < best->damage) best = &trial;
-      }
-      return best;
-    };
-    mixed_ = settings_.options;
-    if (const SearchTrial* best = least(transformer_ ? "weight-only" : "static")) {
-      for (const char* name : {"mode", "recover", "algorithm"}) {
-        if (best->options.contains(name)) mixed_[name] = best->options[name];
-      }
-    } else {
-      mixed_["mode"] = transformer_ ? "weight-only" : "static";
-    }
-  }
-
   // --- Mixed settings ---------------------------------------------------------------------------
 
   void walk() {
-    std::vector<SearchLayer> layers = search_layers(optimized_);
-    std::erase_if(layers, [&](const SearchLayer& layer) { return !may_change(layer); });
+    const std::vector<SearchLayer> layers = kind_.layers(optimized_, settings_);
     if (layers.empty()) return;
     measure_layers(layers);
     if (out_of_time(seconds_of(mixed_))) return;
@@ -309,26 +246,6 @@ class Search {
     narrow_again(layers, path, taken);
   }
 
-  bool may_change(const SearchLayer& layer) const {
-    const Json& given = settings_.options;
-    if (given.contains("op-types")) {
-      const Json& types = given["op-types"];
-      if (std::find(types.begin(), types.end(), layer.op) == types.end()) return false;
-    }
-    Json json = Json::object();
-    for (const char* name : {"include", "exclude"}) {
-      if (given.contains(name)) json[name] = given[name];
-    }
-    return Selection(Options(find_step("quantize").options, json))
-        .refusal(optimized_.graph.node(layer.node))
-        .empty();
-  }
-
-  std::vector<std::string> rungs(const SearchLayer& layer) const {
-    if (settings_.minimize == Minimize::size) return layer.ladder;
-    return {transformer_ ? "dynamic/int8" : "static/int8/channel", "float32"};
-  }
-
   // One precision of all layers after the other, so that where time is short, layers can be
   // compared in one of them at least and the others be told from it (harm_of).
   void measure_layers(const std::vector<SearchLayer>& layers) {
@@ -337,7 +254,7 @@ class Search {
     constexpr double kShare = 0.5;  // of what is left; mixes take the rest
     const double until = now + kShare * left;
     size_t rounds = 0;
-    for (const SearchLayer& layer : layers) rounds = std::max(rounds, measured(layer).size());
+    for (const SearchLayer& layer : layers) rounds = std::max(rounds, layer.measured.size());
     std::optional<ReferenceOutputs> few;
     for (size_t round = 0; round < rounds; ++round) {
       // Made only where something is left to be measured: a search that goes on may know all.
@@ -345,7 +262,7 @@ class Search {
       int64_t done = 0;
       for (const SearchLayer& layer : layers) {
         ++done;
-        const std::vector<std::string> precisions = measured(layer);
+        const std::vector<std::string>& precisions = layer.measured;
         if (round >= precisions.size()) continue;
         const std::string key = layer.label + "=" + precisions[round];
         if (known_rows_.contains(key) || unfit_.contains(key)) continue;
@@ -380,25 +297,11 @@ class Search {
 
   void take_rows(const std::vector<SearchLayer>& layers) {
     for (const SearchLayer& layer : layers) {
-      for (const std::string& precision : rungs(layer)) {
+      for (const std::string& precision : layer.ladder) {
         const auto row = known_rows_.find(layer.label + "=" + precision);
         if (row != known_rows_.end()) result_.sensitivity.push_back(row->second);
       }
     }
-  }
-
-  static bool is_float(const std::string& precision) {
-    return precision == "float32" || precision.ends_with("float16");
-  }
-
-  // The precisions that are measured, a middle one first.
-  std::vector<std::string> measured(const SearchLayer& layer) const {
-    std::vector<std::string> out = rungs(layer);
-    std::erase_if(out, is_float);
-    const auto is_four = [](const std::string& rung) { return rung.find("int4") != rung.npos; };
-    auto first = std::find_if(out.rbegin(), out.rend(), is_four);
-    if (first != out.rend()) std::rotate(out.begin(), first.base() - 1, first.base());
-    return out;
   }
 
   // What was measured, else what follows from another precision of the layer by what lies between
@@ -409,7 +312,7 @@ class Search {
     if (const auto row = known_rows_.find(key); row != known_rows_.end()) {
       return std::max(row->second.damage, 0.0);
     }
-    for (const std::string& other : measured(layer)) {
+    for (const std::string& other : layer.measured) {
       const auto row = known_rows_.find(layer.label + "=" + other);
       if (row == known_rows_.end()) continue;
       return std::max(row->second.damage, 0.0) * ratio_between(other, precision);
@@ -438,13 +341,7 @@ class Search {
         ratios.push_back(other->second.damage / row.damage);
       }
     }
-    if (ratios.empty()) {  // a bit is 6 dB
-      constexpr int64_t kMany = 1 << 20;
-      const auto bits = [](const std::string& precision) {
-        return static_cast<double>(bytes_in(precision, kMany)) * 8 / kMany;
-      };
-      return std::pow(4.0, bits(from) - bits(to));
-    }
+    if (ratios.empty()) return kind_.harm_ratio(from, to);
     const auto middle = ratios.begin() + static_cast<std::ptrdiff_t>(ratios.size() / 2);
     std::nth_element(ratios.begin(), middle, ratios.end());
     return *middle;
@@ -459,12 +356,12 @@ class Search {
   // The rungs on the lower hull of damage over bytes, from narrow to wide.
   std::vector<Rung> hull_of(const SearchLayer& layer) const {
     std::vector<Rung> all;
-    for (const std::string& precision : rungs(layer)) {
-      const auto bytes = static_cast<double>(bytes_in(precision, layer.weights));
-      if (precision == "float32") {
-        all.push_back({precision, bytes, 0});
-      } else if (precision.ends_with("float16")) {
-        all.push_back({precision, bytes, 1e-9});
+    for (const std::string& precision : layer.ladder) {
+      const auto bytes = static_cast<double>(kind_.bytes(precision, layer.weights));
+      const bool is_measured = std::find(layer.measured.begin(), layer.measured.end(), precision) !=
+                               layer.measured.end();
+      if (!is_measured) {
+        all.push_back({precision, bytes, kind_.small_damage(precision)});
       } else if (const std::optional<double> harm = harm_of(layer, precision)) {
         all.push_back({precision, bytes, *harm});
       }
@@ -605,7 +502,7 @@ class Search {
   ReferenceOutputs& seen_;
   const SearchSettings& settings_;
   const SearchHooks& hooks_;
-  bool transformer_;
+  const SearchKind& kind_;
   Json mixed_ = Json::object();
   std::vector<std::string> narrowest_;
   std::map<std::string, SearchTrial> known_;  // by the dump of their options

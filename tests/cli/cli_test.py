@@ -103,6 +103,9 @@ class Usage(Case):
                 (("quantise", "x"), "did you mean 'quantize'"),
                 (("quantize",), "MODEL"),
                 (("quantize", "m.onnx", "--no-such-flag"), "--no-such-flag"),
+                (("prune", "m.onnx", "--sparsty", "0.3", "-o", "y.onnx"), "did you mean '--sparsity'"),
+                (("quantize", "m.onnx", "-o", "y.onnx", "--gat=top1>1"), "did you mean '--gate'"),
+                (("prune", F / "conv.onnx", "-o", "y.onnx", "--op-types", "Cnv"), "did you mean 'Conv'"),
                 (("quantize", F / "conv.onnx"), "-o"),
                 (("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "statik"), "'static'"),
                 (("prune", F / "conv.onnx", "-o", "y.onnx", "--sparsity", "2"), "0..1"),
@@ -259,6 +262,16 @@ class Outputs(Case):
         self.assertIn("dry run", result.stdout)
         self.assertEqual(list(self.dir.iterdir()), [])
 
+    def test_dry_run_tells_the_size_of_what_would_be_written(self):
+        for mode in ("weight-only", "dynamic"):
+            words = ["quantize", F / "dense.onnx", "-o", f"{mode}.onnx", "--mode", mode, *QUICK]
+            dry = json.loads(self.run_program(*words, "--dry-run", "--json").stdout)
+            real = json.loads(self.run_program(*words, "--json").stdout)
+            # Up to the recipe in the metadata.
+            self.assertAlmostEqual(dry["candidate"]["bytes"], real["candidate"]["bytes"], delta=1000)
+            for key in ("nodes", "parameters", "opset"):
+                self.assertEqual(dry["candidate"][key], real["candidate"][key])
+
     def test_full_disk_is_an_error(self):
         with open("/dev/full", "w") as full:
             result = subprocess.run([COMPRESS, "inspect", str(F / "conv.onnx")], stdout=full,
@@ -288,6 +301,10 @@ class Steps(Case):
                                   "--exclude", ".*", "--no-verify")
         self.assertIn("warning: --exclude 'no_such' matches no node\n", result.stderr)
         self.assertNotIn("'.*' matches no", result.stderr)
+        self.assertNotIn("did you mean", result.stderr)
+        result = self.run_program("prune", F / "conv.onnx", "-o", "y.onnx", "--force", "--override", "Conf_out=0.2",
+                                  "--no-verify")
+        self.assertIn("warning: --override 'Conf_out' matches no node (did you mean 'Conv_out'?)\n", result.stderr)
 
     def test_static_with_gates_and_reports(self):
         report = self.report("quantize", F / "conv.onnx", "-o", "y.onnx", "--mode", "static",
@@ -526,6 +543,11 @@ class Search(Case):
         self.assertTrue(report["sensitivity"]["rows"])
         self.assertIn("<svg", (self.dir / "front.svg").read_text())
         self.assertIn("<svg", (self.dir / "r.html").read_text())
+        # What the ranges of the chosen mix cover, over what calibration saw.
+        self.assertTrue(report["activations"])
+        for row in report["activations"]:
+            self.assertTrue(row["histogram"])
+        self.assertIn("Activations and their ranges", (self.dir / "r.html").read_text())
         self.assertIn("chosen", (self.dir / "r.md").read_text())
         self.assertFalse((self.dir / "y.onnx.search.json").exists())
         # The options of the report make the same bytes again, up to what the provenance says.
@@ -562,6 +584,33 @@ class Search(Case):
             self.assertEqual([t["options"] for t in whole["search"]["trials"]],
                              [t["options"] for t in report["search"]["trials"]])
             self.assertEqual(sha(self.dir / "y.onnx"), sha(self.dir / "whole.onnx"))
+
+    def test_prune_finds_how_much_of_each_layer_may_go(self):
+        for words in ([], ["--granularity", "block:1x4", "--method", "wanda", "--samples", 32]):
+            report = self.report("prune", F / "conv.onnx", "-o", "p.onnx", "--force", *self.WORDS, *words)
+            search = report["search"]
+            self.assertEqual(search["minimize"], "weights")
+            self.assertEqual(search["search_samples"] + search["held_out_samples"], 400 - (32 if words else 0))
+            chosen, = [t for t in search["trials"] if t["chosen"]]
+            self.assertLessEqual(search["held_out_drop"], 0.01)
+            self.assertLessEqual(report["accuracy"]["drop"]["top1"], 0.01 + 1e-9)
+            # Smaller ones that held were turned down by the samples that were held back.
+            smaller = [t for t in search["trials"] if t["holds"] and t["bytes"] < chosen["bytes"]]
+            self.assertEqual(len(smaller), search["held_out_looks"] - 1)
+            self.assertGreater(report["candidate"]["sparsity"], 0.3)
+            # The report's recipe makes it again.
+            recipe = dict(report["recipe"], data=os.path.relpath(F / "test.npz", self.dir))
+            (self.dir / "again.json").write_text(json.dumps(recipe))
+            again = json.loads(self.run_program("run", F / "conv.onnx", "-o", "z.onnx", "--force", "--recipe",
+                                                "again.json", "--json", *QUICK).stdout)
+            if not words:
+                self.assertEqual(again["candidate"]["sparsity"], report["candidate"]["sparsity"])
+        self.one_line("prune", F / "conv.onnx", "-o", "q.onnx", *self.WORDS, "--sparsity", "0.5", expect=2,
+                      says="--sparsity")
+        # Nothing that may go: channels of outputs.
+        report = self.report("prune", F / "conv.onnx", "-o", "c.onnx", "--granularity", "channel", *self.WORDS)
+        self.assertFalse(report["changed"])
+        self.assertIn("nothing pruned", report["note"])
 
     def test_wrong_words(self):
         data = ["--data", F / "test.npz"]
