@@ -16,6 +16,7 @@
 #include "cli/ranks.h"
 #include "cli/training.h"
 #include "cli/verification.h"
+#include "compress/core/thread_taken.h"
 #include "compress/error.h"
 #include "formats/file.h"
 #include "formats/onnx.h"
@@ -110,7 +111,10 @@ class JobRun {
     check_input_shapes(flags_, {&input_});
     if (training) ranks_ = join_ranks();
     if (!flags_.dry_run && ranks_.first()) {
-      hash_ = std::async(std::launch::async, [path = job_.model] { return sha256_file(path); });
+      hash_ = std::async(std::launch::async, [path = job_.model] {
+        const ThreadTaken mine;
+        return sha256_file(path);
+      });
     }
     steps_ = main_steps(job_.recipe);
     data_ = open_data(flags_, input_, may_calibrate(), training);
@@ -330,7 +334,7 @@ class JobRun {
     WriteOptions options;
     options.overwrite = flags_.force;
     options.external_data = flags_.external_data;
-    options.provenance = provenance(result);
+    options.provenance = [&] { return provenance(result); };
     const uint64_t bytes = write_onnx(model, flags_.output, options);
     if (!changed_) {
       say_unchanged(main_reason(result, steps_));
@@ -346,7 +350,7 @@ class JobRun {
       Recipe recipe = job_.recipe;
       recipe.steps = {{"optimize", Json::object()}};
       const PipelineResult plain = run_passes(optimized, recipe);
-      options.provenance = provenance(plain);
+      options.provenance = [&] { return provenance(plain); };
       if (write_onnx(optimized, flags_.output, options) < input_.file_bytes) return;
     }
     restore_input(options);
@@ -361,7 +365,7 @@ class JobRun {
       return;
     }
     // Weights in other files are found by names relative to the model's folder.
-    options.provenance.clear();
+    options.provenance = nullptr;
     options.external_data = true;
     write_onnx(input_, flags_.output, options);
   }

@@ -3,9 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <ctime>
 #include <fstream>
 #include <set>
+#include <span>
 
 #include "build_info.h"
 #include "compress/core/mapped_pages.h"
@@ -44,6 +47,40 @@ int64_t parameters_of(const Graph& graph) {
     for (const Body& body : node.bodies) count += parameters_of(*body.graph);
   }
   return count;
+}
+
+int64_t count_equal(std::span<const std::byte> floats, float wanted) {
+  constexpr int64_t kRun = 1 << 18;  // an int32 holds their number
+  std::atomic<int64_t> total{0};
+  parallel_for(0, static_cast<int64_t>(floats.size() / sizeof(float)), kRun,
+               [&](int64_t begin, int64_t end) {
+                 PagesBehind pages(floats.data() + begin * 4);
+                 int64_t found = 0;
+                 for (int64_t at = begin; at < end; at += kRun) {
+                   const std::byte* const run = floats.data() + at * 4;
+                   const int64_t count = std::min(kRun, end - at);
+                   int32_t equal = 0;
+                   for (int64_t i = 0; i < count; ++i) {
+                     float x;
+                     std::memcpy(&x, run + i * 4, sizeof x);
+                     equal += x == wanted;
+                   }
+                   found += equal;
+                   pages.reached(run + count * 4);
+                 }
+                 total += found;
+               });
+  drop_mapped_pages(floats);
+  return total;
+}
+
+// Elements that are `wanted`; of weights in a file they are read where they lie, at any address.
+int64_t count_equal(const Tensor& weights, float wanted) {
+  if (weights.dtype() == DType::float32 && !weights.is_deferred()) {
+    return count_equal(weights.stored_bytes(), wanted);
+  }
+  const TensorData data = convert(weights, DType::float32).read();
+  return count_equal(data.bytes(), wanted);
 }
 
 }  // namespace
@@ -102,13 +139,7 @@ ZeroCount count_zeros(const Model& model) {
       const Tensor* point = node.inputs.size() > 2 ? read.graph->constant_input(node, 2) : nullptr;
       if (point != nullptr && point->count() == 1) zero = static_cast<double>(point->to_int());
     }
-    const Tensor floats =
-        weights.dtype() == DType::float32 ? weights : convert(weights, DType::float32);
-    const TensorData data = floats.read();
-    const auto wanted = static_cast<float>(zero);
-    int64_t zeros = 0;
-    for (const float x : data.as<float>()) zeros += x == wanted;
-    drop_mapped_pages(data.bytes());
+    const int64_t zeros = count_equal(weights, static_cast<float>(zero));
     out.weights += weights.count();
     out.zeros += zeros;
     out.zero_bytes += static_cast<double>(zeros) * info(weights.dtype()).bits / 8;

@@ -254,7 +254,7 @@ class SearchRun {
     WriteOptions write;
     write.overwrite = true;
     write.external_data = flags_.external_data;
-    write.provenance = provenance(steps);
+    write.provenance = [&] { return provenance(steps); };
     write_onnx(model, flags_.output, write);
     published_sha_ = sha256_file(flags_.output);
   }

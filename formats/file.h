@@ -60,6 +60,7 @@ class AtomicFile {
 
  private:
   void write_all(const char* data, size_t size);
+  void start_writeback();
   void discard() noexcept;
 
   std::string path_;
@@ -70,6 +71,8 @@ class AtomicFile {
   int slot_ = -1;  // in the table that remove_temporaries() reads
   bool overwrite_;
   uint64_t written_ = 0;
+  uint64_t on_file_ = 0;  // of these, what is not pending
+  uint64_t sent_ = 0;     // of these, what is on its way to the disk
 };
 
 // Async-signal-safe: unlinks the temporaries that this process has open.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,8 +29,9 @@ Model read_onnx(const std::string& path, const ReadOptions& options = {});
 struct WriteOptions {
   bool overwrite = false;      // an existing file at `path`
   bool external_data = false;  // forced; automatic above 2 GB
-  // Text for metadata_props "compress": what decides the bytes (recipe, seed, hashes).
-  std::string provenance;
+  // Gives the text for metadata_props "compress": what decides the bytes (recipe, seed, hashes).
+  // Asked for when the weights are written, so that hashing may go on meanwhile.
+  std::function<std::string()> provenance;
 };
 
 // Writes atomically: a temporary beside the target, flushed, re-read and checked (structure, ONNX's

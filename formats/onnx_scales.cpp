@@ -33,7 +33,7 @@ const ScaleSlots kScaleSlots[] = {
 };
 // clang-format on
 
-bool is_good(double scale) { return std::isfinite(scale) && scale > 0; }
+bool is_good(float scale) { return std::isfinite(scale) && scale > 0; }
 
 // Blocks of 4-bit weights: the scale is the signed largest value over -8, which uses all 16 codes,
 // so it may be negative, and it is 0 for a block of zeros.
@@ -48,10 +48,11 @@ bool has_signed_scales(const Graph& graph, const Node& node) {
 void check_slot(const Graph& graph, const Node& node, size_t slot, bool is_signed) {
   const Tensor* scale = graph.constant_input(node, slot);
   if (scale == nullptr || (scale->dtype() != DType::float32 && !is_half(scale->dtype()))) return;
-  for (const double value : scale->to_doubles()) {
+  const TensorData data = convert(*scale, DType::float32).read();
+  for (const float value : data.as<float>()) {
     if (is_good(value) || (is_signed && std::isfinite(value))) continue;
     fail(ErrorCode::invalid_model, "scale '{}' of {} is {}", graph.value(node.inputs[slot]).name,
-         describe(graph, node), value);
+         describe(graph, node), double{value});
   }
 }
 

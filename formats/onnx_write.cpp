@@ -20,13 +20,12 @@ std::string file_name(const std::string& path) {
 }
 
 void write_external(const PayloadPlan& plan, AtomicFile& file) {
-  const auto sink = [&](std::span<const std::byte> bytes) { file.write(bytes); };
-  TensorData kept;
-  const void* group = nullptr;
+  std::vector<Tensor> tensors;
+  for (const PayloadPlan::Row& row : plan.rows) tensors.push_back(row.tensor);
+  TensorStream stream(std::move(tensors));
   for (const PayloadPlan::Row& row : plan.rows) {
     if (file.size() < row.offset) file.write(std::string(row.offset - file.size(), '\0'));
-    if (row.tensor.group_identity() != group) kept = TensorData();
-    stream_tensor(row.tensor, sink, kept, group);
+    stream.next([&](std::span<const std::byte> bytes) { file.write(bytes); });
   }
 }
 
@@ -39,41 +38,46 @@ void check_written(const AtomicFile& file, const AtomicFile* data, const std::st
              [&] { read_model(written->text(), source, {}); });
 }
 
+void check_message_size(uint64_t bytes) {
+  if (bytes <= kMaxMessageBytes) return;
+  fail(ErrorCode::unsupported, "the model has {} bytes without its external data", bytes);
+}
+
+uint64_t write_files(const Model& model, const std::string& path, const WriteOptions& options) {
+  PayloadPlan plan;
+  if (options.external_data || payload_bytes(model.graph) > kMaxInlineBytes) {
+    plan.kind = PayloadPlan::Kind::external;
+    plan.location = file_name(path) + ".data";
+  }
+  AtomicFile file(path, options.overwrite);
+  const Rope rope = model_rope(model, options.provenance, plan);
+  check_message_size(rope.size());
+  std::optional<AtomicFile> data;
+  if (!plan.rows.empty()) {
+    data.emplace(path + ".data", options.overwrite);
+    write_external(plan, *data);
+    data->flush();
+  }
+  rope.stream([&](std::span<const std::byte> bytes) { file.write(bytes); });
+  check_message_size(file.size());
+  file.flush();
+  check_written(file, data ? &*data : nullptr, plan.location);
+  const uint64_t total = file.size() + (data ? data->size() : 0);
+  if (data) data->commit();
+  file.commit();
+  return total;
+}
+
 }  // namespace
 
 uint64_t write_onnx(const Model& model, const std::string& path, const WriteOptions& options) {
   return in_context([&] { return "writing " + path; },
-                    [&] {
-                      PayloadPlan plan;
-                      if (options.external_data || payload_bytes(model.graph) > kMaxInlineBytes) {
-                        plan.kind = PayloadPlan::Kind::external;
-                        plan.location = file_name(path) + ".data";
-                      }
-                      AtomicFile file(path, options.overwrite);
-                      const Rope rope = model_rope(model, options.provenance, plan);
-                      if (rope.size() > kMaxMessageBytes) {
-                        fail(ErrorCode::unsupported,
-                             "the model has {} bytes without its external data", rope.size());
-                      }
-                      std::optional<AtomicFile> data;
-                      if (!plan.rows.empty()) {
-                        data.emplace(path + ".data", options.overwrite);
-                        write_external(plan, *data);
-                        data->flush();
-                      }
-                      rope.stream([&](std::span<const std::byte> bytes) { file.write(bytes); });
-                      file.flush();
-                      check_written(file, data ? &*data : nullptr, plan.location);
-                      const uint64_t total = file.size() + (data ? data->size() : 0);
-                      if (data) data->commit();
-                      file.commit();
-                      return total;
-                    });
+                    [&] { return write_files(model, path, options); });
 }
 
 std::string serialize_onnx(const Model& model) {
   PayloadPlan plan;
-  const Rope rope = model_rope(model, "", plan);
+  const Rope rope = model_rope(model, nullptr, plan);
   std::string out;
   out.reserve(static_cast<size_t>(rope.size()));
   rope.stream([&](std::span<const std::byte> bytes) {
@@ -129,7 +133,7 @@ void convert_opset(Model& model, int opset) {
   PayloadPlan plan;
   plan.kind = PayloadPlan::Kind::held;
   std::string wire;
-  model_rope(model, "", plan).stream([&](std::span<const std::byte> bytes) {
+  model_rope(model, nullptr, plan).stream([&](std::span<const std::byte> bytes) {
     wire.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   });
   auto converted = std::make_shared<const std::string>(convert_cut_model(wire, opset));

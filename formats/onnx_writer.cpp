@@ -367,7 +367,8 @@ uint64_t payload_bytes(const Graph& graph) {
   return total;
 }
 
-Rope model_rope(const Model& model, const std::string& provenance, PayloadPlan& plan) {
+Rope model_rope(const Model& model, const std::function<std::string()>& provenance,
+                PayloadPlan& plan) {
   std::string head;
   put_int(head, field::model::ir_version, needed_ir_version(model));
   put_bytes(head, field::model::producer_name, "compress");
@@ -388,10 +389,18 @@ Rope model_rope(const Model& model, const std::string& provenance, PayloadPlan& 
   }
   for (const auto& [key, value] : model.metadata) {
     // Ours is replaced; where there is none now, what an earlier run wrote still tells the truth.
-    if (key == "compress" && !provenance.empty()) continue;
+    if (key == "compress" && provenance) continue;
     put_entry(tail, field::model::metadata_props, key, value);
   }
-  if (!provenance.empty()) put_entry(tail, field::model::metadata_props, "compress", provenance);
+  rope.append(tail);
+  if (provenance) {
+    rope.append_late([provenance] {
+      std::string entry;
+      put_entry(entry, field::model::metadata_props, "compress", provenance());
+      return entry;
+    });
+  }
+  tail.clear();
   for (const Function& function : model.functions) {
     put_bytes(tail, field::model::functions, function.wire);
   }

@@ -2,6 +2,7 @@
 // version converter.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,10 @@ struct PayloadPlan {
   uint64_t external_end = 0;
 };
 
-// ModelProto's bytes. `provenance` becomes the metadata property "compress" where it is not empty.
-Rope model_rope(const Model& model, const std::string& provenance, PayloadPlan& plan);
+// ModelProto's bytes. `provenance` gives the metadata property "compress", where there is one, once
+// the graph is streamed.
+Rope model_rope(const Model& model, const std::function<std::string()>& provenance,
+                PayloadPlan& plan);
 
 // NodeProto's bytes of a node apart from its graph, payloads included; names of operands say only
 // which are there.

@@ -42,4 +42,11 @@ void drop_mapped_pages(std::span<const std::byte> bytes) {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
+void PagesBehind::reached(const std::byte* at) {
+  constexpr ptrdiff_t kStep = ptrdiff_t{4} << 20;
+  if (at - from_ < kStep) return;
+  drop_mapped_pages({from_, at});
+  from_ = at;
+}
+
 }  // namespace compress

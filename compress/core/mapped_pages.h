@@ -14,4 +14,15 @@ void forget_mapping(std::span<const std::byte> bytes);
 // addresses are left alone.
 void drop_mapped_pages(std::span<const std::byte> bytes);
 
+// Gives back the pages behind one that reads on, a few megabytes at a time.
+class PagesBehind {
+ public:
+  explicit PagesBehind(const std::byte* from) : from_(from) {}
+  // All before `at` has been read.
+  void reached(const std::byte* at);
+
+ private:
+  const std::byte* from_;
+};
+
 }  // namespace compress

@@ -13,6 +13,7 @@
 #include <mutex>
 
 #include "compress/core/one_thread.h"
+#include "compress/core/thread_taken.h"
 
 namespace compress {
 namespace {
@@ -47,7 +48,12 @@ void leave(int cpu) noexcept {
 
 thread_local Clock::time_point last_region;  // of threads that call parallel_for
 
+std::atomic<int> taken_threads{0};
+
 }  // namespace
+
+ThreadTaken::ThreadTaken() { ++taken_threads; }
+ThreadTaken::~ThreadTaken() { --taken_threads; }
 
 void wait_passively(char** argv) {
   constexpr const char* kPolicy = "OMP_WAIT_POLICY";
@@ -82,7 +88,8 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain,
   if (begin >= end) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t grains = (end - begin + grain - 1) / grain;
-  const int threads = static_cast<int>(std::min<int64_t>(thread_count(), grains));
+  const int free = std::max(1, thread_count() - taken_threads);
+  const int threads = static_cast<int>(std::min<int64_t>(free, grains));
   if (threads == 1 || omp_in_parallel()) return body(begin, end);
 
   std::exception_ptr first;

@@ -158,15 +158,13 @@ void fail_element_type(DType is, DType wanted) {
        info(wanted).name);
 }
 
-std::shared_ptr<const DeferredGroup::Buffers> DeferredGroup::materialize() {
+std::shared_ptr<const DeferredGroup::Contents> DeferredGroup::materialize() {
   const std::lock_guard lock(guard_);
-  if (auto buffers = alive_.lock()) return buffers;
-  auto buffers = std::make_shared<Buffers>();
-  std::vector<std::span<std::byte>> spans;
-  for (const size_t size : sizes_) spans.emplace_back(buffers->emplace_back(size));
-  fill_(spans);
-  alive_ = buffers;
-  return buffers;
+  if (auto contents = alive_.lock()) return contents;
+  auto contents = std::make_shared<Contents>();
+  for (const Tensor& tensor : make_()) contents->push_back(tensor.read());
+  alive_ = contents;
+  return contents;
 }
 
 Tensor Tensor::allocate(DType dtype, const Shape& shape) {
@@ -197,16 +195,17 @@ Tensor Tensor::borrow(DType dtype, const Shape& shape, const void* data,
 
 Tensor Tensor::copied_late(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
                            std::shared_ptr<const void> keep) {
-  auto group = std::make_shared<DeferredGroup>(
-      std::vector<size_t>{bytes.size()},
-      [bytes, keep = std::move(keep)](std::span<const std::span<std::byte>> out) {
-        constexpr size_t kSlice = size_t{4} << 20;  // never twice in memory as a whole
-        for (size_t at = 0; at < bytes.size(); at += kSlice) {
-          const auto slice = bytes.subspan(at, std::min(kSlice, bytes.size() - at));
-          std::memcpy(out[0].data() + at, slice.data(), slice.size());
-          drop_mapped_pages(slice);
-        }
-      });
+  auto group = std::make_shared<DeferredGroup>([dtype, shape, bytes, keep = std::move(keep)] {
+    constexpr size_t kSlice = size_t{4} << 20;  // never twice in memory as a whole
+    Tensor copy = allocate(dtype, shape);
+    std::byte* to = copy.mutable_data();
+    for (size_t at = 0; at < bytes.size(); at += kSlice) {
+      const auto slice = bytes.subspan(at, std::min(kSlice, bytes.size() - at));
+      std::memcpy(to + at, slice.data(), slice.size());
+      drop_mapped_pages(slice);
+    }
+    return std::vector<Tensor>{std::move(copy)};
+  });
   Tensor tensor = deferred(dtype, shape, std::move(group), 0);
   tensor.data_ = bytes.data();
   return tensor;
@@ -237,9 +236,11 @@ const std::vector<std::string>& Tensor::string_values() const {
 TensorData Tensor::read() const {
   // Views are typed mutable for kernels' outputs; a TensorData hands out const access only.
   if (group_ == nullptr) return {keep_, {dtype_, shape_, const_cast<void*>(data_)}};
-  auto buffers = group_->materialize();
-  const void* data = (*buffers)[group_index_].data();
-  return {std::move(buffers), {dtype_, shape_, const_cast<void*>(data)}};
+  auto contents = group_->materialize();
+  const TensorView& content = (*contents)[group_index_].view();
+  assert(content.bytes() == bytes());
+  void* const data = content.data;
+  return {std::move(contents), {dtype_, shape_, data}};
 }
 
 std::byte* Tensor::mutable_data() {
@@ -318,10 +319,14 @@ bool same_content(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype() || !(a.shape() == b.shape())) return false;
   if (!a) return true;
   if (a.dtype() == DType::string) return a.string_values() == b.string_values();
-  const TensorData left = a.read();
-  const TensorData right = b.read();
-  return left.bytes().empty() ||
-         std::memcmp(left.bytes().data(), right.bytes().data(), left.bytes().size()) == 0;
+  const auto bytes_of = [](const Tensor& tensor, TensorData& held) {
+    if (!tensor.is_deferred()) return tensor.stored_bytes();
+    held = tensor.read();
+    return held.bytes();
+  };
+  TensorData held_a, held_b;
+  const auto left = bytes_of(a, held_a), right = bytes_of(b, held_b);
+  return left.empty() || std::memcmp(left.data(), right.data(), left.size()) == 0;
 }
 
 }  // namespace compress

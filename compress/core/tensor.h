@@ -65,22 +65,22 @@ class TensorData {
   TensorView view_;
 };
 
-// One computation that fills several tensors (packed weights, scales, zero points) in one pass. The
+class Tensor;
+
+// One computation that gives several tensors (packed weights, scales, zero points) in one pass. The
 // result is shared while any handle to it is alive and computed again afterwards.
 class DeferredGroup {
  public:
-  // Fills buffers that have the byte sizes given, in order; a pure function.
-  using Fill = std::function<void(std::span<const std::span<std::byte>>)>;
-  DeferredGroup(std::vector<size_t> sizes, Fill fill)
-      : sizes_(std::move(sizes)), fill_(std::move(fill)) {}
-  using Buffers = std::vector<std::vector<std::byte>>;
-  std::shared_ptr<const Buffers> materialize();
+  // The tensors of the group, in order; a pure function.
+  using Make = std::function<std::vector<Tensor>()>;
+  explicit DeferredGroup(Make make) : make_(std::move(make)) {}
+  using Contents = std::vector<TensorData>;
+  std::shared_ptr<const Contents> materialize();
 
  private:
-  std::vector<size_t> sizes_;
-  Fill fill_;
+  Make make_;
   std::mutex guard_;
-  std::weak_ptr<const Buffers> alive_;
+  std::weak_ptr<const Contents> alive_;
 };
 
 class Tensor {
@@ -108,7 +108,7 @@ class Tensor {
   // file go once they are copied.
   static Tensor copied_late(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
                             std::shared_ptr<const void> keep);
-  // Tensor number `index` of what `group` fills.
+  // Tensor number `index` of what `group` gives.
   static Tensor deferred(DType dtype, const Shape& shape, std::shared_ptr<DeferredGroup> group,
                          size_t index);
   static Tensor strings(const Shape& shape, std::vector<std::string> values);
@@ -129,6 +129,11 @@ class Tensor {
   // The bytes' address, for telling shared buffers apart and not for reading; null for deferred
   // ones.
   const void* identity() const { return data_; }
+  // The bytes where they lie, for as long as the tensor lives: at any address, so elements are not
+  // to be read in place. Empty for deferred tensors.
+  std::span<const std::byte> stored_bytes() const {
+    return {static_cast<const std::byte*>(data_), data_ == nullptr ? 0 : bytes()};
+  }
   // REQUIRES: allocated by allocate() or zeros(), not shared yet.
   std::byte* mutable_data();
   template <class T>

@@ -58,18 +58,18 @@ std::optional<ChannelAffine> affine_of(const Graph& graph, const Node& node) {
 
 // Weights times a factor a channel. Kernels pack them, so they are computed for the packing only.
 Tensor scaled_channels(const Tensor& weights, const std::vector<double>& factors) {
-  auto group = std::make_shared<DeferredGroup>(
-      std::vector<size_t>{weights.bytes()},
-      [weights, factors](std::span<const std::span<std::byte>> out) {
-        const TensorData data = weights.read();
-        const std::span<const float> from = data.as<float>();
-        auto* to = reinterpret_cast<float*>(out[0].data());
-        const size_t each = from.size() / factors.size();
-        for (size_t i = 0; i < from.size(); ++i) {
-          to[i] = static_cast<float>(double{from[i]} * factors[i / each]);
-        }
-        drop_mapped_pages(data.bytes());
-      });
+  auto group = std::make_shared<DeferredGroup>([weights, factors] {
+    const TensorData data = weights.read();
+    const std::span<const float> from = data.as<float>();
+    Tensor out = Tensor::allocate(DType::float32, weights.shape());
+    const std::span<float> to = out.mutable_as<float>();
+    const size_t each = from.size() / factors.size();
+    for (size_t i = 0; i < from.size(); ++i) {
+      to[i] = static_cast<float>(double{from[i]} * factors[i / each]);
+    }
+    drop_mapped_pages(data.bytes());
+    return std::vector<Tensor>{std::move(out)};
+  });
   return Tensor::deferred(DType::float32, weights.shape(), std::move(group), 0);
 }
 

@@ -63,9 +63,9 @@ PassResult deduplicate_constants(Model& model, PassContext&) {
     std::unordered_map<uint64_t, std::vector<ValueId>> kept;
     for (const ValueId id : ids) {
       const Tensor tensor = graph.value(id).constant;
-      const TensorData data = tensor.read();
-      std::vector<ValueId>& same_hash = kept[hash_of(data.bytes())];
-      drop_mapped_pages(data.bytes());  // the kernel maps far more than was touched
+      const auto content = tensor.stored_bytes();
+      std::vector<ValueId>& same_hash = kept[hash_of(content)];
+      drop_mapped_pages(content);  // the kernel maps far more than was touched
       const auto twin = std::find_if(same_hash.begin(), same_hash.end(), [&](ValueId other) {
         return same_content(graph.value(other).constant, tensor);
       });

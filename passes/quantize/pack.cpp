@@ -5,12 +5,13 @@
 #include <cmath>
 #include <cstring>
 #include <span>
-#include <type_traits>
 #include <vector>
 
 #include "compress/core/int4.h"
+#include "compress/core/mapped_pages.h"
 #include "compress/core/parallel.h"
 #include "compress/error.h"
+#include "compress/kernels/block_pack/block_pack.h"
 
 namespace compress {
 namespace {
@@ -55,47 +56,13 @@ ScaleZeroPoint block_scale(float low, float high, DType dtype) {
   return {choose_signed_scale(std::span(&extreme, 1), dtype), 0};
 }
 
-constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds half to even
-constexpr float kFar = 1e6f;           // saturates all the same, and kRound still holds it
-
-// As quantize_value, in a form that vectorizes.
-void quantize_run(const float* x, int64_t n, ScaleZeroPoint q, IntegerRange range, int32_t* out) {
-  const auto low = static_cast<float>(range.min), high = static_cast<float>(range.max);
-  const auto zero = static_cast<float>(q.zero_point);
-  for (int64_t i = 0; i < n; ++i) {
-    float v = x[i] / q.scale;
-    v = v < -kFar ? -kFar : v;
-    v = v > kFar ? kFar : v;
-    v = ((v + kRound) - kRound) + zero;
-    v = v < low ? low : v;
-    v = v > high ? high : v;
-    out[i] = static_cast<int32_t>(v);
-  }
-}
-
-// Low bits first, as offsets from the lowest integer.
-void pack_run(const int32_t* q, int64_t n, int bits, int32_t offset, uint8_t* out) {
-  if (bits == 8) {
-    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(q[i] + offset);
-  } else if (bits == 4) {
-    for (int64_t i = 0; i < n; i += 2) {
-      out[i / 2] = static_cast<uint8_t>((q[i] + offset) | (q[i + 1] + offset) << 4);
-    }
-  } else {
-    for (int64_t i = 0; i < n; ++i) set_packed(out, i, bits, q[i] + offset);
-  }
-}
-
-}  // namespace
-
-namespace {
-
-// Packs rows of float32 one by one, in any order, into tensors for all of them.
+// Packs float32 weights, block by block in any order, into tensors for all of them. Several threads
+// may pack different blocks, unless their zero points share a byte.
 class BlockPacker {
  public:
   BlockPacker(int64_t n, int64_t k, DType dtype, int64_t block)
       : k_(k), block_(block), blocks_((k + block - 1) / block), dtype_(dtype) {
-    out_.packed = Tensor::zeros(DType::uint8, {n, blocks_, block * bits_ / 8});
+    out_.packed = Tensor::allocate(DType::uint8, {n, blocks_, bytes_});
     out_.scales = Tensor::allocate(DType::float32, {n, blocks_});
     if (!is_symmetric(dtype)) out_.zero_points = Tensor::zeros(DType::uint8, {n, zero_row_});
     packed_ = out_.packed.mutable_as<uint8_t>().data();
@@ -103,96 +70,46 @@ class BlockPacker {
     zeros_ = out_.zero_points ? out_.zero_points.mutable_as<uint8_t>().data() : nullptr;
   }
 
-  // Several threads may pack different rows.
-  void pack(int64_t row, const float* weights) {
-    std::vector<int32_t> integers(static_cast<size_t>(block_));
+  // Row `row` of the result, from k weights that follow each other.
+  void pack_row(int64_t row, const std::byte* weights) {
     for (int64_t b = 0; b < blocks_; ++b) {
-      const float* x = weights + b * block_;
+      const std::byte* x = weights + b * block_ * kFloat;
       const int64_t width = std::min(block_, k_ - b * block_);
-      float low = 0, high = 0, sum = 0;
-      for (int64_t i = 0; i < width; ++i) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
-        sum += x[i] * 0.0f;  // NaN where a value is not finite
-      }
-      if (sum != 0) {
-        for (int64_t i = 0; i < width; ++i) not_finite_ += std::isfinite(x[i]) ? 0 : 1;
+      const kernels::BlockRange range = kernel_.row_range(x, width);
+      if (range.flaw != 0) {
+        count_flaws({x, 1, width, 1});
         continue;
       }
-      const ScaleZeroPoint q = block_scale(low, high, dtype_);
-      scales_[row * blocks_ + b] = q.scale;
-      set_zero_point(row, b, q.zero_point);
-      quantize_run(x, width, q, range_, integers.data());
-      std::fill(integers.begin() + width, integers.end(), q.zero_point);
-      pack_run(integers.data(), block_, bits_, offset_,
-               packed_ + (row * blocks_ + b) * (block_ * bits_ / 8));
+      const ScaleZeroPoint q = block_scale(range.low, range.high, dtype_);
+      note(row, b, q);
+      kernel_.row_pack(x, width, grid_, q.scale, q.zero_point + offset_,
+                       packed_ + (row * blocks_ + b) * bytes_);
     }
   }
 
-  // Block `b` of up to kTile neighbouring rows, whose weights lie below each other: element i of
-  // row first + j is weights[i * stride + j]. The arithmetic is that of pack().
-  static constexpr int64_t kTile = 32;
-  struct Scratch {
-    std::vector<uint8_t> integers, packed;
-  };
-  void pack_tile(int64_t first, int64_t width, int64_t b, const float* weights, int64_t stride,
-                 Scratch& scratch) {
-    const int64_t height = std::min(block_, k_ - b * block_);
-    float low[kTile] = {}, high[kTile] = {}, sum[kTile] = {};
-    for (int64_t i = 0; i < height; ++i) {
-      const float* x = weights + i * stride;
-      for (int64_t j = 0; j < width; ++j) {
-        low[j] = x[j] < low[j] ? x[j] : low[j];
-        high[j] = x[j] > high[j] ? x[j] : high[j];
-        sum[j] += x[j] * 0.0f;  // NaN where a value is not finite
-      }
+  // Blocks that make whole cache lines of a row, whose zero points share no byte with others'.
+  int64_t blocks_at_once() const { return std::max({int64_t{1}, 64 / bytes_, int64_t{8 / bits_}}); }
+
+  // Rows [first, first + width) of the result, at most kBlockPackColumns, of `count` blocks from
+  // `b` on. Element i of row first + j is number (i * n + first + j) of `weights`.
+  void pack_tile(int64_t first, int64_t width, int64_t b, int64_t count, const std::byte* weights,
+                 int64_t n, std::vector<uint8_t>& scratch) {
+    const int64_t stride = count * bytes_;
+    scratch.resize(static_cast<size_t>(kernels::kBlockPackColumns * stride));
+    for (int64_t at = 0; at < count; ++at) {
+      const int64_t row = (b + at) * block_;
+      pack_columns({weights + (row * n + first) * kFloat, n, std::min(block_, k_ - row), width},
+                   first, b + at, scratch.data() + at * bytes_, stride);
     }
-    float scale[kTile] = {}, zero[kTile] = {};
-    for (int64_t j = 0; j < width; ++j) {
-      if (sum[j] != 0) {
-        for (int64_t i = 0; i < height; ++i) {
-          not_finite_ += std::isfinite(weights[i * stride + j]) ? 0 : 1;
-        }
-        low[j] = high[j] = 0;
-      }
-      const ScaleZeroPoint q = block_scale(low[j], high[j], dtype_);
-      scale[j] = q.scale;
-      zero[j] = static_cast<float>(q.zero_point);
-      scales_[(first + j) * blocks_ + b] = q.scale;
-      set_zero_point(first + j, b, q.zero_point);
-    }
-    std::vector<uint8_t>& integers = scratch.integers;
-    integers.resize(static_cast<size_t>(block_ * kTile));
-    for (int64_t i = 0; i < block_; ++i) {
-      uint8_t* out = integers.data() + i * kTile;
-      if (i < height) {
-        round_tile(weights + i * stride, width, scale, zero, out);
-      } else {
-        for (int64_t j = 0; j < width; ++j) {
-          out[j] = static_cast<uint8_t>(static_cast<int32_t>(zero[j]) + offset_);
-        }
-      }
-    }
-    // Rows of the result lie a power of two apart, in a few sets of the cache: each block is put
+    // Rows of the result lie a power of two apart, in a few sets of the cache: lines are put
     // together elsewhere and stored at once.
-    const int64_t bytes = block_ * bits_ / 8;
-    scratch.packed.resize(static_cast<size_t>(kTile * bytes));
-    for (int64_t at = 0, i = 0; at < bytes; ++at, i += 8 / bits_) {
-      uint8_t merged[kTile] = {};
-      for (int part = 0; part * bits_ < 8; ++part) {
-        const uint8_t* from = integers.data() + (i + part) * kTile;
-        for (int64_t j = 0; j < width; ++j) {
-          merged[j] = static_cast<uint8_t>(merged[j] | from[j] << part * bits_);
-        }
-      }
-      uint8_t* to = scratch.packed.data() + at;
-      for (int64_t j = 0; j < width; ++j) to[j * bytes] = merged[j];
-    }
     for (int64_t j = 0; j < width; ++j) {
-      std::copy_n(scratch.packed.data() + j * bytes, bytes,
-                  packed_ + ((first + j) * blocks_ + b) * bytes);
+      std::copy_n(scratch.data() + j * stride, stride,
+                  packed_ + ((first + j) * blocks_ + b) * bytes_);
     }
   }
+
+  int64_t blocks() const { return blocks_; }
 
   BlockWeights finish(int64_t count) {
     if (not_finite_ > 0) {
@@ -202,67 +119,68 @@ class BlockPacker {
   }
 
  private:
-  void set_zero_point(int64_t row, int64_t b, int32_t zero) {
+  static constexpr int64_t kFloat = sizeof(float);
+
+  void pack_columns(const kernels::WeightTile& tile, int64_t first, int64_t b, uint8_t* out,
+                    int64_t stride) {
+    constexpr int64_t kColumns = kernels::kBlockPackColumns;
+    float low[kColumns] = {}, high[kColumns] = {}, flaw[kColumns] = {}, scale[kColumns] = {};
+    int32_t zero[kColumns] = {};
+    kernel_.column_range(tile, low, high, flaw);
+    for (int64_t j = 0; j < tile.width; ++j) {
+      if (flaw[j] != 0) {
+        count_flaws({tile.weights + j * kFloat, tile.stride, tile.height, 1});
+        low[j] = high[j] = 0;
+      }
+      const ScaleZeroPoint q = block_scale(low[j], high[j], dtype_);
+      scale[j] = q.scale;
+      zero[j] = q.zero_point + offset_;
+      note(first + j, b, q);
+    }
+    kernel_.column_pack(tile, grid_, scale, zero, out, stride);
+  }
+
+  void note(int64_t row, int64_t b, ScaleZeroPoint q) {
+    scales_[row * blocks_ + b] = q.scale;
     if (zeros_ != nullptr && bits_ == 8) {
-      zeros_[row * zero_row_ + b] = static_cast<uint8_t>(zero);
+      zeros_[row * zero_row_ + b] = static_cast<uint8_t>(q.zero_point);
     } else if (zeros_ != nullptr) {
-      set_packed(zeros_ + row * zero_row_, b, bits_, zero);
+      set_packed(zeros_ + row * zero_row_, b, bits_, q.zero_point);
     }
   }
 
-  // As quantize_run, each column by its own scale, as offsets from the lowest integer.
-  void round_tile(const float* x, int64_t width, const float* scale, const float* zero,
-                  uint8_t* out) const {
-    int64_t j = 0;
-    for (; j + kLanes <= width; j += kLanes) {
-      round_some<Floats, Ints>(x + j, scale + j, zero + j, out + j);
-    }
-    for (; j < width; ++j) round_some<float, int32_t>(x + j, scale + j, zero + j, out + j);
-  }
-
-  // Vectors by name: left to itself the compiler branches.
-  static constexpr int64_t kLanes = 4;
-  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
-  typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
-
-  template <class F, class I>
-  void round_some(const float* x, const float* scale, const float* zero, uint8_t* out) const {
-    const auto load = [](const float* from) {
-      F value;
-      std::memcpy(&value, from, sizeof value);
-      return value;
-    };
-    const auto at_most = [](F v, float bound) {
-      const F most = F{} + bound;
-      return v > most ? most : v;
-    };
-    const auto at_least = [](F v, float bound) {
-      const F least = F{} + bound;
-      return v < least ? least : v;
-    };
-    F v = at_most(at_least(load(x) / load(scale), -kFar), kFar);
-    v = ((v + kRound) - kRound) + load(zero);
-    v = at_most(at_least(v, static_cast<float>(range_.min)), static_cast<float>(range_.max));
-    if constexpr (std::is_same_v<F, float>) {
-      *out = static_cast<uint8_t>(static_cast<int32_t>(v) + offset_);
-    } else {
-      const I q = __builtin_convertvector(v, I) + offset_;
-      for (int64_t lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint8_t>(q[lane]);
+  // Of one column.
+  void count_flaws(const kernels::WeightTile& column) {
+    for (int64_t i = 0; i < column.height; ++i) {
+      float x;
+      std::memcpy(&x, column.weights + i * column.stride * kFloat, sizeof x);
+      not_finite_ += std::isfinite(x) ? 0 : 1;
     }
   }
 
   int64_t k_, block_, blocks_;
   DType dtype_;
   int bits_ = info(dtype_).bits;
+  int64_t bytes_ = block_ * bits_ / 8;
   int64_t zero_row_ = (blocks_ * bits_ + 7) / 8;
   int32_t offset_ = is_symmetric(dtype_) ? 1 << (bits_ - 1) : 0;
   IntegerRange range_ = integer_range(dtype_, is_symmetric(dtype_));
+  kernels::BlockGrid grid_{bits_, block_, range_.min + offset_, range_.max + offset_};
+  const kernels::BlockPackKernel& kernel_ = kernels::best_block_pack();
   BlockWeights out_;
   uint8_t* packed_;
   float* scales_;
   uint8_t* zeros_;
   std::atomic<int64_t> not_finite_{0};
 };
+
+// The bytes of float32 weights where they lie; of what is computed, where `held` keeps them.
+const std::byte* weight_bytes(const Tensor& weights, TensorData& held) {
+  if (weights.dtype() != DType::float32) fail_element_type(weights.dtype(), DType::float32);
+  if (!weights.is_deferred()) return weights.stored_bytes().data();
+  held = weights.read();
+  return held.bytes().data();
+}
 
 }  // namespace
 
@@ -282,19 +200,11 @@ BlockWeights table_shapes(int64_t rows, int64_t width, DType dtype, int64_t bloc
 
 std::vector<Tensor> computed_later(const std::vector<Tensor>& like,
                                    std::function<std::vector<Tensor>()> make) {
-  std::vector<size_t> sizes;
-  for (const Tensor& tensor : like) {
-    if (tensor) sizes.push_back(tensor.bytes());
-  }
-  auto group = std::make_shared<DeferredGroup>(
-      std::move(sizes), [make = std::move(make)](std::span<const std::span<std::byte>> out) {
-        size_t at = 0;
-        for (const Tensor& tensor : make()) {
-          if (!tensor) continue;
-          const TensorData data = tensor.read();
-          std::copy(data.bytes().begin(), data.bytes().end(), out[at++].begin());
-        }
-      });
+  auto group = std::make_shared<DeferredGroup>([make = std::move(make)] {
+    std::vector<Tensor> made = make();
+    std::erase_if(made, [](const Tensor& tensor) { return !tensor; });
+    return made;
+  });
   std::vector<Tensor> tensors;
   size_t index = 0;
   for (const Tensor& tensor : like) {
@@ -307,11 +217,16 @@ std::vector<Tensor> computed_later(const std::vector<Tensor>& like,
 BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
   const int64_t n = rows.shape()[0], k = rows.shape()[1];
   BlockPacker packer(n, k, dtype, block);
-  const TensorData data = rows.read();
-  const auto* w = data.view().as<const float>();
+  TensorData held;
+  const std::byte* const w = weight_bytes(rows, held);
+  const int64_t row_bytes = k * static_cast<int64_t>(sizeof(float));
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, k));
   parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) packer.pack(r, w + r * k);
+    PagesBehind pages(w + begin * row_bytes);
+    for (int64_t r = begin; r < end; ++r) {
+      packer.pack_row(r, w + r * row_bytes);
+      pages.reached(w + (r + 1) * row_bytes);
+    }
   });
   return packer.finish(rows.count());
 }
@@ -319,22 +234,24 @@ BlockWeights pack_blocks(const Tensor& rows, DType dtype, int64_t block) {
 BlockWeights pack_column_blocks(const Tensor& columns, DType dtype, int64_t block) {
   const int64_t k = columns.shape()[0], n = columns.shape()[1];
   BlockPacker packer(n, k, dtype, block);
-  const TensorData data = columns.read();
-  const auto* w = data.view().as<const float>();
-  // Wide enough to read some lines of each row, narrow enough that what is written stays in cache
-  // from one block to the next.
-  constexpr int64_t kGroup = 4 * BlockPacker::kTile;
-  parallel_for(0, (n + kGroup - 1) / kGroup, 1, [&](int64_t begin, int64_t end) {
-    BlockPacker::Scratch scratch;
-    const int64_t last = std::min(n, end * kGroup);
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t group_end = std::min(last, (group + 1) * kGroup);
-      for (int64_t b = 0; b * block < k; ++b) {
-        for (int64_t first = group * kGroup; first < group_end; first += BlockPacker::kTile) {
-          packer.pack_tile(first, std::min(BlockPacker::kTile, group_end - first), b,
-                           w + b * block * n + first, n, scratch);
-        }
+  TensorData held;
+  const std::byte* const w = weight_bytes(columns, held);
+  // Panels of some rows, which lie together, in tiles; a task is a part of a panel.
+  constexpr int64_t kTask = 32 * kernels::kBlockPackColumns;
+  const int64_t step = packer.blocks_at_once();
+  const int64_t panels = (packer.blocks() + step - 1) / step, parts = (n + kTask - 1) / kTask;
+  const int64_t panel_bytes = step * block * n * static_cast<int64_t>(sizeof(float));
+  parallel_for(0, panels * parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> scratch;
+    PagesBehind pages(w + begin / parts * panel_bytes);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / parts * step, from = task % parts * kTask;
+      const int64_t count = std::min(step, packer.blocks() - b), to = std::min(n, from + kTask);
+      for (int64_t first = from; first < to; first += kernels::kBlockPackColumns) {
+        packer.pack_tile(first, std::min(kernels::kBlockPackColumns, to - first), b, count, w, n,
+                         scratch);
       }
+      if (to == n) pages.reached(w + std::min((task / parts + 1) * panel_bytes, 4 * k * n));
     }
   });
   return packer.finish(columns.count());

@@ -175,12 +175,11 @@ TEST_CASE("shapes: overflow, rank, broadcasting, unknown dimensions") {
 
 TEST_CASE("a deferred group is computed once while a handle lives") {
   int runs = 0;
-  auto group = std::make_shared<DeferredGroup>(std::vector<size_t>{4, 2},
-                                               [&](std::span<const std::span<std::byte>> out) {
-                                                 ++runs;
-                                                 out[0][0] = std::byte{7};
-                                                 out[1][1] = std::byte{9};
-                                               });
+  auto group = std::make_shared<DeferredGroup>([&] {
+    ++runs;
+    return std::vector<Tensor>{Tensor::from<uint8_t>({4}, {7, 0, 0, 0}),
+                               Tensor::from<uint8_t>({2}, {0, 9})};
+  });
   const Tensor a = Tensor::deferred(DType::uint8, {4}, group, 0);
   const Tensor b = Tensor::deferred(DType::uint8, {2}, group, 1);
   {
@@ -200,6 +199,9 @@ TEST_CASE("what is copied late is told apart by its address and read at another"
   const Tensor tensor = Tensor::copied_late(DType::float32, {2}, odd, file);
   CHECK_FALSE(tensor.is_deferred());
   CHECK(tensor.identity() == odd.data());
+  CHECK(tensor.stored_bytes().data() == odd.data());
+  CHECK(tensor.stored_bytes().size() == 8);
+  CHECK(Tensor::deferred(DType::uint8, {4}, nullptr, 0).stored_bytes().empty());
   const TensorData data = tensor.read();
   CHECK(data.bytes().data() != odd.data());
   CHECK(reinterpret_cast<uintptr_t>(data.bytes().data()) % alignof(float) == 0);

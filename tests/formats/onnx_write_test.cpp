@@ -1,5 +1,6 @@
 // The writer: round trips, determinism, external data, naming, checks before the rename.
 #include <algorithm>
+#include <atomic>
 
 #include "compress/error.h"
 #include "compress/graph/builder.h"
@@ -103,14 +104,14 @@ TEST_CASE("provenance is a metadata property, and replaces the one before") {
   Model model = small_model();
   model.metadata = {{"author", "somebody"}};
   WriteOptions options;
-  options.provenance = "{\"seed\": 1}";
+  options.provenance = [] { return "{\"seed\": 1}"; };
   write_onnx(model, scratch.path("a.onnx"), options);
   Model again = read_onnx(scratch.path("a.onnx"));
   const std::vector<std::pair<std::string, std::string>> expected = {{"author", "somebody"},
                                                                      {"compress", "{\"seed\": 1}"}};
   CHECK(again.metadata == expected);
   CHECK(again.producer_name == "compress");
-  options.provenance = "{\"seed\": 2}";
+  options.provenance = [] { return "{\"seed\": 2}"; };
   write_onnx(again, scratch.path("b.onnx"), options);
   again = read_onnx(scratch.path("b.onnx"));
   CHECK(again.metadata.size() == 2);
@@ -211,11 +212,10 @@ TEST_CASE("deferred tensors of a group are computed once where they stand togeth
   GraphBuilder b;
   const ValueId x = b.input("x", DType::float32, {4});
   int computed = 0;
-  auto group = std::make_shared<DeferredGroup>(
-      std::vector<size_t>{16, 16}, [&](std::span<const std::span<std::byte>> out) {
-        ++computed;
-        for (const auto& buffer : out) std::fill(buffer.begin(), buffer.end(), std::byte{0});
-      });
+  auto group = std::make_shared<DeferredGroup>([&] {
+    ++computed;
+    return std::vector<Tensor>(2, Tensor::zeros(DType::float32, {4}));
+  });
   const ValueId p = b.constant(Tensor::deferred(DType::float32, {4}, group, 0), "p");
   const ValueId q = b.constant(Tensor::deferred(DType::float32, {4}, group, 1), "q");
   const ValueId y = b.op("Add", {b.op("Add", {x, p}), q});
@@ -227,6 +227,41 @@ TEST_CASE("deferred tensors of a group are computed once where they stand togeth
   const Model again = read_onnx(scratch.path("m.onnx"));
   CHECK(again.graph.value(again.graph.find_value("q")).constant.to_doubles() ==
         std::vector<double>(4, 0.0));
+}
+
+TEST_CASE(
+    "groups of deferred tensors are computed once each, and provenance is asked for behind them") {
+  for (const bool external : {false, true}) {
+    CAPTURE(external);
+    const Scratch scratch;
+    GraphBuilder b;
+    ValueId y = b.input("x", DType::float32, {512});
+    std::atomic<int> computed = 0;
+    for (int g = 0; g < 5; ++g) {
+      auto group = std::make_shared<DeferredGroup>([&computed, g] {
+        ++computed;
+        const std::vector<float> values(512, static_cast<float>(g));
+        return std::vector<Tensor>(2, Tensor::from<float>({512}, values));
+      });
+      for (size_t i = 0; i < 2; ++i) {
+        const Tensor part = Tensor::deferred(DType::float32, {512}, group, i);
+        y = b.op("Add", {y, b.constant(part, fmt::format("c{}_{}", g, i))});
+      }
+    }
+    b.graph().set_type(y, {DType::float32, true, Shape({512})});
+    b.output(y, "y");
+    WriteOptions options;
+    options.external_data = external;
+    options.provenance = [&] { return fmt::format("{} computed", computed.load()); };
+    write_onnx(std::move(b).model(), scratch.path("m.onnx"), options);
+    CHECK(computed == 5);
+    const Model again = read_onnx(scratch.path("m.onnx"));
+    CHECK(again.metadata.back().second == "5 computed");
+    for (int g = 0; g < 5; ++g) {
+      const Value& value = again.graph.value(again.graph.find_value(fmt::format("c{}_1", g)));
+      CHECK(value.constant.to_doubles() == std::vector<double>(512, g));
+    }
+  }
 }
 
 TEST_CASE("narrow types raise the IR version to the one that knows them") {
