@@ -5,6 +5,7 @@
 
 #include "compress/core/parallel.h"
 #include "compress/kernels/gemm_f32/gemm_f32.h"
+#include "compress/kernels/rounding/rounding.h"
 
 namespace compress {
 namespace {
@@ -57,25 +58,81 @@ RowMatrixXf exact_inverse_factor(const MatrixXd& hessian) {
   return inverse.allFinite() ? RowMatrixXf(inverse.cast<float>()) : RowMatrixXf();
 }
 
-// One row of one panel: rounds columns [begin, end) and notes what spreads behind them.
-void round_row(const GptqGrid& grid, const RowMatrixXf& spread, int64_t row, int64_t begin,
-               int64_t end, RowMatrixXf& weights, ScaleZeroPoint& q, int32_t* out, float* errors) {
-  const int64_t k = weights.cols();
-  float* w = weights.data() + row * k;
-  const bool spreads = spread.size() > 0;
-  for (int64_t c = begin; c < end; ++c) {
-    if (grid.block > 0 ? c % grid.block == 0 : c == 0) {
-      const int64_t width = grid.block > 0 ? std::min(grid.block, k - c) : k;
-      q = grid.scale(row, c, {w + c, static_cast<size_t>(width)});
-    }
-    out[c] = quantize_value(w[c], q.scale, q.zero_point, grid.range);
-    if (!spreads) continue;
-    const float* u = spread.data() + c * k;
-    const float error = (w[c] - dequantize_value(out[c], q.scale, q.zero_point)) / u[c];
-    errors[c - begin] = error;
-    for (int64_t j = c + 1; j < end; ++j) w[j] -= error * u[j];
+// Some rows of a layer, panel by panel, with the columns of a panel below each other.
+class RowRounder {
+ public:
+  RowRounder(const GptqGrid& grid, const RowMatrixXf& spread, RowMatrixXf& weights, int64_t first)
+      : grid_(grid),
+        spread_(spread),
+        w_(weights),
+        k_(weights.cols()),
+        first_(first),
+        rows_(std::min(kRows, weights.rows() - first)) {
+    std::fill(std::begin(scale_), std::end(scale_), 1.0f);  // of rows that are not there
   }
-}
+
+  // Rounds columns [begin, end); notes in `errors` [rows of the layer, kPanel] what spreads behind
+  // them.
+  void round(int64_t begin, int64_t end, RowMatrixXi& out, RowMatrixXf& errors) {
+    const int64_t width = end - begin;
+    alignas(64) float weights[kPanel * kRows] = {}, lost[kPanel * kRows] = {};
+    alignas(64) int32_t integers[kPanel * kRows];
+    for (int64_t r = 0; r < rows_; ++r) {
+      const float* from = w_.data() + (first_ + r) * k_ + begin;
+      for (int64_t c = 0; c < width; ++c) weights[c * kRows + r] = from[c];
+    }
+    kernels::RoundingPanel panel{};
+    panel.weights = weights;
+    panel.integers = integers;
+    panel.errors = lost;
+    panel.spread_stride = k_;
+    panel.width = width;
+    panel.scale = scale_;
+    panel.zero = zero_;
+    panel.range = {static_cast<float>(grid_.range.min), static_cast<float>(grid_.range.max)};
+    if (spread_.size() > 0) panel.spread = spread_.data() + begin * k_ + begin;
+    for (int64_t c = begin; c < end; c = begin + panel.end) {
+      const bool starts = grid_.block > 0 ? c % grid_.block == 0 : c == 0;
+      if (starts) choose_scales(weights, begin, c, end);
+      const int64_t next = grid_.block > 0 ? (c / grid_.block + 1) * grid_.block : k_;
+      panel.begin = c - begin;
+      panel.end = std::min(next, end) - begin;
+      kernel_.round_columns(panel);
+    }
+    for (int64_t r = 0; r < rows_; ++r) {
+      int32_t* to = out.data() + (first_ + r) * k_ + begin;
+      float* moves = errors.data() + (first_ + r) * kPanel;
+      for (int64_t c = 0; c < width; ++c) {
+        to[c] = integers[c * kRows + r];
+        moves[c] = lost[c * kRows + r];
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kRows = kernels::kRoundingRows;
+
+  // Of the block at column c, by what its weights have become in the panel [begin, end).
+  void choose_scales(const float* weights, int64_t begin, int64_t c, int64_t end) {
+    const int64_t width = grid_.block > 0 ? std::min(grid_.block, k_ - c) : k_;
+    for (int64_t r = 0; r < rows_; ++r) {
+      float* now = w_.data() + (first_ + r) * k_ + c;
+      for (int64_t i = 0; i < std::min(width, end - c); ++i) {
+        now[i] = weights[(c - begin + i) * kRows + r];
+      }
+      const ScaleZeroPoint q = grid_.scale(first_ + r, c, {now, static_cast<size_t>(width)});
+      scale_[r] = q.scale;
+      zero_[r] = static_cast<float>(q.zero_point);
+    }
+  }
+
+  const GptqGrid& grid_;
+  const RowMatrixXf& spread_;
+  RowMatrixXf& w_;
+  int64_t k_, first_, rows_;
+  const kernels::RoundingKernel& kernel_ = kernels::best_rounding();
+  float scale_[kRows], zero_[kRows] = {};  // of the block that is being rounded
+};
 
 }  // namespace
 
@@ -102,11 +159,11 @@ RowMatrixXf inverse_factor(RowMatrixXf h) {
              {inverses[static_cast<size_t>(b)].data(), width, width, 1, width}, above.data(), width,
              1, false);
     h.block(0, from, from, width) = above;
+    const RowMatrixXf turned = above.transpose();  // packed below in runs
     for (int64_t row = 0; row < from; row += kStrip) {
       const int64_t rows = std::min(kStrip, from - row);
       multiply(above.data() + row * width, width, rows,
-               {above.data() + row * width, width, from - row, 1, width}, at(row, row), k, -1,
-               true);
+               {turned.data() + row, width, from - row, from, 1}, at(row, row), k, -1, true);
     }
   }
   // U = R^-1: U(above, b) = -U(above, above) R(above, b) U(b, b).
@@ -146,14 +203,15 @@ RowMatrixXi gptq_round(GptqLayer layer, const GptqGrid& grid, double damping) {
   const RowMatrixXf spread = gptq_spread(std::move(layer.hessian), damping);
   RowMatrixXi out(rows, k);
   RowMatrixXf errors(rows, kPanel);
-  std::vector<ScaleZeroPoint> scales(static_cast<size_t>(rows));
+  std::vector<RowRounder> rounders;
+  for (int64_t r = 0; r < rows; r += kernels::kRoundingRows)
+    rounders.emplace_back(grid, spread, w, r);
   // Columns inside of a panel feel each error at once, those behind it when the panel is done.
   for (int64_t begin = 0; begin < k; begin += kPanel) {
     const int64_t end = std::min(begin + kPanel, k);
-    parallel_for(0, rows, 8, [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r) {
-        round_row(grid, spread, r, begin, end, w, scales[static_cast<size_t>(r)],
-                  out.data() + r * k, errors.data() + r * kPanel);
+    parallel_for(0, static_cast<int64_t>(rounders.size()), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        rounders[static_cast<size_t>(i)].round(begin, end, out, errors);
       }
     });
     if (spread.size() == 0) continue;

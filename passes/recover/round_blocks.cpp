@@ -1,6 +1,7 @@
 #include "passes/recover/round_blocks.h"
 
 #include <algorithm>
+#include <array>
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "compress/core/parallel.h"
+#include "compress/kernels/rounding/rounding.h"
 #include "passes/quantize/pack.h"
 #include "passes/recover/adaround.h"
 
@@ -52,57 +54,51 @@ ScaleZeroPoint scale_of(Reach reach, double part, bool flip, const BlockFormat& 
   return {scale, static_cast<int32_t>(std::clamp<double>(zero, range.min, range.max))};
 }
 
-// Squared loss of rounding, weighted. In float, with a product for the division: this ranks scales
-// and is no rounding that anything is stored by.
-float loss(std::span<const float> values, std::span<const float> weights, ScaleZeroPoint q,
-           IntegerRange range) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves no room for a fraction
-  const float scale = q.scale, inverse = 1 / scale, zero = static_cast<float>(q.zero_point);
-  const auto low = static_cast<float>(range.min), high = static_cast<float>(range.max);
-  const float* v = values.data();
-  const float* w = weights.data();
-  const auto n = static_cast<int64_t>(values.size());
-  const auto lost = [=](int64_t i) {
-    float x = v[i] * inverse + zero;
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    x = v[i] - (((x + kRound) - kRound) - zero) * scale;
-    return w[i] * x * x;
-  };
-  constexpr int64_t kLanes = 8;
-  float parts[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane] += lost(i + lane);
-  }
-  for (; i < n; ++i) parts[0] += lost(i);
-  return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
-         ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-}
-
 // Parts of the whole range, from a little more than all of it down to less than a half: with few
 // bits much may be cut off.
 ScaleZeroPoint search_scale(std::span<const float> values, std::span<const float> weights,
                             const BlockFormat& format) {
-  const Reach reach = reach_of(values);
-  ScaleZeroPoint best = scale_of(reach, 1, false, format);
-  float least = loss(values, weights, best, format.range());
   constexpr int kSteps = 50, kMost = 52, kLeast = 20, kCoarse = 4;
-  const bool flips = format.symmetric() && format.bits < 8 && !format.positive;
-  int nearest = kSteps;
-  bool flipped = false;
+  constexpr size_t kTrials = 2 * ((kMost - kLeast) / kCoarse + 1);
+  static const kernels::RoundingKernel& kernel = kernels::best_rounding();
+  const Reach reach = reach_of(values);
+  const IntegerRange range = format.range();
+  const kernels::RoundingRange ends{static_cast<float>(range.min), static_cast<float>(range.max)};
+  std::array<ScaleZeroPoint, kTrials> trials;
+  std::array<kernels::RoundingTrial, kTrials> judged;
+  std::array<int, kTrials> steps;
+  std::array<float, kTrials> lost;
+  size_t count = 0;
   const auto consider = [&](int step, bool flip) {
-    const ScaleZeroPoint q = scale_of(reach, static_cast<double>(step) / kSteps, flip, format);
-    const float lost = loss(values, weights, q, format.range());
-    if (lost < least) least = lost, best = q, nearest = step, flipped = flip;
+    trials[count] = scale_of(reach, static_cast<double>(step) / kSteps, flip, format);
+    judged[count] = {trials[count].scale, static_cast<float>(trials[count].zero_point)};
+    steps[count++] = flip ? -step : step;
   };
+  ScaleZeroPoint best = scale_of(reach, 1, false, format);
+  float least = std::numeric_limits<float>::infinity();
+  int nearest = kSteps;
+  // Of equal ones the first.
+  const auto judge = [&] {
+    kernel.losses(values.data(), weights.data(), static_cast<int64_t>(values.size()), judged.data(),
+                  static_cast<int64_t>(count), ends, lost.data());
+    for (size_t i = 0; i < count; ++i) {
+      if (lost[i] < least) least = lost[i], best = trials[i], nearest = steps[i];
+    }
+    count = 0;
+  };
+  consider(kSteps, false);
+  judge();
+  const bool flips = format.symmetric() && format.bits < 8 && !format.positive;
   for (int step = kMost; step >= kLeast; step -= kCoarse) {
     consider(step, false);
     if (flips) consider(step, true);
   }
-  for (int step = nearest + kCoarse - 1, last = nearest - kCoarse; step > last; --step) {
-    consider(step, flipped);
+  judge();
+  const int middle = std::abs(nearest);
+  for (int step = middle + kCoarse - 1; step > middle - kCoarse; --step) {
+    consider(step, nearest < 0);
   }
+  judge();
   return best;
 }
 
@@ -187,9 +183,29 @@ struct Grid {
       out.params.zero_points.push_back(q.zero_point);
     }
     const int64_t width = blocks * format.block;
-    out.quantized = pack_integers(format.dtype, {n, width}, [&](int64_t i) {
-      const int64_t r = i / width, c = i % width;
+    const auto at_column = [&](int64_t r, int64_t c) {
       return c < k ? integer(r, c) : at(r, c).zero_point;
+    };
+    const int bits = info(format.dtype).bits;
+    if (bits > 8 || width * bits % 8 != 0) {  // rows that share a byte
+      out.quantized = pack_integers(format.dtype, {n, width},
+                                    [&](int64_t i) { return at_column(i / width, i % width); });
+      return out;
+    }
+    out.quantized = Tensor::allocate(format.dtype, {n, width});
+    auto* const bytes = reinterpret_cast<uint8_t*>(out.quantized.mutable_data());
+    const int64_t each = 8 / bits, mask = (1 << bits) - 1;  // bits divide a byte
+    parallel_for(0, n, 4, [&](int64_t begin, int64_t end) {
+      uint8_t* to = bytes + begin * width / each;
+      for (int64_t r = begin; r < end; ++r) {
+        for (int64_t c = 0; c < width; c += each) {
+          int64_t byte = 0;
+          for (int64_t part = 0; part < each; ++part) {
+            byte |= (at_column(r, c + part) & mask) << (part * bits);
+          }
+          *to++ = static_cast<uint8_t>(byte);
+        }
+      }
     });
     return out;
   }
@@ -311,11 +327,12 @@ class RowRefiner {
   Eigen::RowVectorXd pull_;  // (w - v) H
 };
 
-void refine(const RowMatrixXf& weights, Eigen::MatrixXd hessian, Grid& grid, IntegerRange range,
-            bool fits_scales, RowMatrixXi& integers) {
+void refine(const RowMatrixXf& weights, const Eigen::MatrixXd& undamped, Grid& grid,
+            IntegerRange range, bool fits_scales, RowMatrixXi& integers) {
   constexpr double kMostWork = 2e9;  // n k^2 multiplications a sweep at most
   const auto k = static_cast<double>(grid.k);
-  if (static_cast<double>(grid.n) * k * k > kMostWork || !hessian.allFinite()) return;
+  if (static_cast<double>(grid.n) * k * k > kMostWork || !undamped.allFinite()) return;
+  Eigen::MatrixXd hessian = undamped;
   hessian.diagonal().array() += kGptqDamping * hessian.diagonal().mean();
   parallel_for(0, grid.n, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -405,12 +422,12 @@ RoundedBlocks adaround_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian
   return grid.pack([&](int64_t r, int64_t c) { return integers(r, c); });
 }
 
-void refine_rounding(const RowMatrixXf& weights, Eigen::MatrixXd hessian,
+void refine_rounding(const RowMatrixXf& weights, const Eigen::MatrixXd& hessian,
                      const std::vector<ScaleZeroPoint>& scales, IntegerRange range,
                      RowMatrixXi& integers) {
   Grid grid(weights.rows(), weights.cols(), {DType::int8, 8, weights.cols()});
   grid.scales = scales;
-  refine(weights, std::move(hessian), grid, range, false, integers);
+  refine(weights, hessian, grid, range, false, integers);
 }
 
 }  // namespace compress

@@ -57,7 +57,7 @@ RoundedBlocks adaround_blocks(const Tensor& rows, const Eigen::MatrixXd& hessian
 
 // `integers` of rows with one scale each, improved one by one for the loss of the whole layer
 // (where it is small enough for that).
-void refine_rounding(const RowMatrixXf& weights, Eigen::MatrixXd hessian,
+void refine_rounding(const RowMatrixXf& weights, const Eigen::MatrixXd& hessian,
                      const std::vector<ScaleZeroPoint>& scales, IntegerRange range,
                      RowMatrixXi& integers);
 
