@@ -88,7 +88,7 @@ std::string serialize_onnx(const Model& model) {
 
 uint64_t serialized_bytes(const Model& model) {
   PayloadPlan plan;
-  return model_rope(model, "", plan).size();
+  return model_rope(model, nullptr, plan).size();
 }
 
 namespace {
