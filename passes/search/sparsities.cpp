@@ -20,7 +20,7 @@ double share_of(std::string_view rung) { return std::strtod(std::string(rung).c_
 std::vector<std::string> rungs_of(const Granularity& granularity, double implied) {
   if (granularity.unit == PruneUnit::n_of_m) return {fmt::format("{:.6g}", implied), "0"};
   if (removes(granularity.unit)) return {"0.9", "0.75", "0.5", "0.35", "0.2", "0.1", "0"};
-  return {"0.95", "0.9", "0.8", "0.7", "0.5", "0.3", "0"};
+  return {"0.95", "0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1", "0"};
 }
 
 // A middle rung first, that of all weights left never.
