@@ -1,6 +1,7 @@
 #include "passes/recover/input_gram.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "compress/core/parallel.h"
 #include "compress/ops/conv_loops.h"
@@ -11,6 +12,14 @@ namespace {
 
 // Positions that make a sum of rank k with some to spare.
 int64_t positions_wanted(int64_t k) { return std::max<int64_t>(4096, 16 * k); }
+
+// From one of `total` positions to the next, so that at least `wanted` are seen. It shares no
+// factor with them: a step of whole rows would see the left edge of images alone, and its padding.
+int64_t spread_step(int64_t total, int64_t wanted) {
+  int64_t step = std::max<int64_t>(1, total / wanted);
+  while (std::gcd(step, total) > 1) --step;
+  return step;
+}
 
 constexpr Eigen::Index kPanel = 256;  // positions that are multiplied in float before they add up
 
@@ -61,7 +70,7 @@ Eigen::MatrixXd InputGram::centered_sum(int64_t group) const {
 void InputGram::add_rows(const TensorView& input) {
   const int64_t rows = input.shape.count() / k_;
   const auto* x = input.as<const float>();
-  const int64_t step = std::max<int64_t>(1, rows / positions_per_sample_);
+  const int64_t step = spread_step(rows, positions_per_sample_);
   for (int64_t begin = 0; begin < rows; begin += kPanel * step) {
     const int64_t count = std::min<int64_t>(kPanel, (rows - begin + step - 1) / step);
     Eigen::MatrixXf columns(k_, count);
@@ -80,7 +89,7 @@ void InputGram::add_convolution(const TensorView& input) {
   const int64_t plane = Window::product(w.in), taps = Window::product(w.kernel);
   const int64_t pixels = Window::product(w.out);
   const int64_t total = pixels * shape.batch;
-  const int64_t step = std::max<int64_t>(1, total / positions_per_sample_);
+  const int64_t step = spread_step(total, positions_per_sample_);
   const auto* x = input.as<const float>();
 
   // One position: the taps under the window, zeros in the padding.

@@ -183,6 +183,25 @@ TEST_CASE("sparsegpt's weights are the least-squares ones where order does not m
   CHECK(w[1] == Approx(1.05).margin(0.003));
 }
 
+TEST_CASE("sparsegpt sees all of an image, not one edge of it", "[prune]") {
+  // 128 samples of 32 x 32: of each some 32 positions are seen, a whole row apart if nobody cares.
+  GraphBuilder b;
+  const ValueId x = b.input("x", DType::float32, {1, 3, 32, 32});
+  b.output(b.op("Conv", {x, b.constant(random_tensor({8, 3, 3, 3}, 1), "w")},
+                {attr("pads", std::vector<int64_t>{1, 1, 1, 1})}),
+           "y");
+  const Model before = std::move(b).model();
+  Samples samples({1, 3, 32, 32}, 128, 9);
+  std::map<std::string, double> losses;
+  for (const char* method : {"wanda", "sparsegpt"}) {
+    Model model = before;
+    run_step(model, "prune", {{"method", method}, {"sparsity", 0.1}}, samples.options());
+    losses[method] = loss(before, model, samples);
+  }
+  INFO(losses["wanda"] << " " << losses["sparsegpt"]);
+  CHECK(losses["sparsegpt"] < losses["wanda"]);
+}
+
 TEST_CASE("sparsegpt over panels, tails and any number of threads gives the same bits", "[prune]") {
   const Tensor w = random_tensor({24, 300}, 6);
   Samples samples({40, 300}, 12, 7);
